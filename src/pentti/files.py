@@ -1,0 +1,74 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pentti.errors import StoreError
+
+__all__ = ["replacing"]
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to; it takes the place of `path` when the block ends well.
+
+    The bytes are on the disk before the old file goes. Whatever goes wrong, a full disk and
+    Ctrl-C included, `path` holds what it held before, and nothing else is left behind.
+
+    Args:
+        path: The file to replace or to make; its folder must exist.
+
+    Yields:
+        A temporary path in the same folder.
+
+    Raises:
+        StoreError: if the file cannot be written.
+
+    Examples:
+        >>> import tempfile, pathlib
+        >>> target = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
+        >>> with replacing(target) as draft:
+        ...     _ = draft.write_text("done")
+        >>> target.read_text()
+        'done'
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise StoreError(f"cannot write {target}: it is a directory, a file is expected")
+    draft = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+        draft = Path(name)
+        yield draft
+        draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        _sync(draft)
+        draft.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(
+            f"cannot write {target}: {reason}; what was there before is unchanged"
+        ) from error
+    finally:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

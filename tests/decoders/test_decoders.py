@@ -1,0 +1,244 @@
+"""One suite that every decoder passes, and what is special to each."""
+
+import pytest
+import torch
+
+from pentti import HammingBall, Hyperplane, SelectedCoordinates, bits, decoders, theory
+from pentti.activation import Activation
+from pentti.errors import ArgumentError, SettingWarning
+
+DECODERS = {
+    "ball": lambda m, seed=0: HammingBall(257, m, activation_probability=0.02, seed=seed),
+    "ball-at": lambda m, seed=0: HammingBall.at(
+        bits.random(m, 65, generator=torch.Generator().manual_seed(seed)), radius=26
+    ),
+    "coordinates": lambda m, seed=0: SelectedCoordinates(130, m, n_selected=5, seed=seed),
+    "hyperplane": lambda m, seed=0: Hyperplane(200, m, n_ones=40, n_selected=2, seed=seed),
+}
+
+
+@pytest.fixture(params=DECODERS)
+def make(request):
+    return DECODERS[request.param]
+
+
+def test_a_decoder_keeps_the_protocol(make, generator):
+    check_decoder(make(2003), generator)
+
+
+def check_decoder(decoder, generator):
+    """What any decoder promises, whatever it does inside."""
+    assert isinstance(decoder, decoders.Decoder)
+    addresses = decoder.random_addresses(301, generator=generator)
+    assert addresses.shape == (301, decoder.address_bits)
+    assert addresses.dtype == torch.bool
+    before = addresses.clone()
+    activation = decoder(addresses)
+    assert torch.equal(addresses, before)
+    check_activation(activation, 301, decoder.n_locations)
+    check_probability(decoder, activation)
+    check_batches(decoder, addresses, activation)
+    check_overlap_at_zero(decoder)
+
+
+def check_activation(activation, n_addresses, n_locations):
+    assert activation.n_locations == n_locations
+    assert activation.offsets[0] == 0
+    assert activation.offsets[-1] == len(activation.locations)
+    assert len(activation.meter) == n_addresses
+    assert activation.locations.min() >= 0
+    assert activation.locations.max() < n_locations
+    rising = activation.locations.diff() > 0
+    same_row = activation.rows.diff() == 0
+    assert rising[same_row].all()
+
+
+def check_probability(decoder, activation):
+    """The measured share equals the exact one, to five standard errors."""
+    n_addresses, m, p = len(activation.meter), decoder.n_locations, decoder.activation_probability
+    share = len(activation.locations) / (n_addresses * m)
+    # Rows share hard locations, and columns share addresses: both count as the samples.
+    error = (p * (1 - p) / min(n_addresses, m)) ** 0.5
+    assert abs(share - p) < 5 * error
+
+
+def check_batches(decoder, addresses, activation):
+    for row in (0, 17, 300):
+        alone = decoder(addresses[row])
+        entries = slice(activation.offsets[row], activation.offsets[row + 1])
+        assert torch.equal(alone.locations, activation.locations[entries])
+    assert torch.equal(decoder(addresses.int().numpy()).locations, activation.locations)
+    nothing = decoder(addresses[:0])
+    assert nothing.offsets.tolist() == [0]
+    assert nothing.meter.tolist() == []
+
+
+def check_overlap_at_zero(decoder):
+    p = decoder.activation_probability
+    assert decoder.overlap([0]).tolist() == pytest.approx([p], rel=1e-12)
+
+
+def test_the_overlap_curve_is_what_is_measured(make, generator):
+    decoder = make(20_011)
+    address = decoder.random_addresses(200, generator=generator)
+    for distance in (2, 10, 40):
+        if isinstance(decoder, Hyperplane):  # keep the number of ones
+            other = swap(address, distance // 2, generator)
+        else:
+            other = bits.flip(address, distance, generator=generator)
+        n_shared = (decoder(address).dense() & decoder(other).dense()).sum(1).double()
+        expected = decoder.overlap([distance]).item() * decoder.n_locations
+        error = n_shared.std().item() / len(n_shared) ** 0.5
+        # The hard locations are one sample of their own, common to all pairs.
+        error = max(error, (expected / len(n_shared)) ** 0.5)
+        assert abs(n_shared.mean().item() - expected) < 5 * error
+
+
+def swap(address, n, generator):
+    """Turn n ones to zeros and n zeros to ones."""
+    noise = torch.rand(address.shape, generator=generator)
+    off = noise.masked_fill(~address, 2).argsort(-1).argsort(-1) < n
+    on = noise.masked_fill(address, 2).argsort(-1).argsort(-1) < n
+    return address ^ off ^ on
+
+
+def test_a_seed_decides_everything(make, generator):
+    address = make(11).random_addresses(50, generator=generator)
+    one, same, other = make(500)(address), make(500)(address), make(500, seed=1)(address)
+    assert torch.equal(one.locations, same.locations)
+    assert not torch.equal(one.locations, other.locations)
+
+
+def test_a_decoder_comes_back_from_config_and_state(make, generator):
+    decoder = make(301, seed=4)
+    again = decoders.restore(decoder.config(), decoder.state_dict())
+    address = decoder.random_addresses(50, generator=generator)
+    assert torch.equal(decoder(address).locations, again(address).locations)
+    assert again.activation_probability == decoder.activation_probability
+    assert repr(again) == repr(decoder)
+
+
+def test_restore_refuses_an_unknown_kind():
+    with pytest.raises(ArgumentError, match="`decoder` must be one of 'HammingBall', .* got 'X'"):
+        decoders.restore({"decoder": "X"}, {})
+
+
+def test_bad_cues_are_named(make, generator):
+    decoder = make(64)
+    n = decoder.address_bits
+    with pytest.raises(ArgumentError, match=rf"`address` must have shape \(…, {n}\), got shape"):
+        decoder(torch.zeros(2, n + 1))
+    with pytest.raises(ArgumentError, match=r"`address` must hold only 0 and 1, got 0\.5"):
+        decoder(torch.full((n,), 0.5))
+    with pytest.raises(ArgumentError, match="`address` must be on cpu, got meta"):
+        decoder(torch.zeros(n, device="meta"))
+    with pytest.raises(ArgumentError, match="must be at least 0, got -1"):
+        decoder.random_addresses(-1, generator=generator)
+
+
+def test_the_ball_is_the_ball(generator):
+    decoder = HammingBall(65, 300, radius=27, seed=2)
+    address = bits.random(9, 65, generator=generator)
+    distances = bits.hamming_distance(address[:, None], decoder.hard_addresses)
+    assert torch.equal(decoder(address).dense(), distances <= 27)
+
+
+def test_a_location_asks_for_its_selected_values(generator):
+    decoder = SelectedCoordinates(65, 300, n_selected=3, seed=2)
+    address = bits.random(9, 65, generator=generator)
+    matches = (address[:, decoder.coordinates.long()] == decoder.wanted_values).all(-1)
+    assert torch.equal(decoder(address).dense(), matches)
+    assert 0.4 < decoder.wanted_values.double().mean() < 0.6
+
+
+@pytest.mark.parametrize(("width", "n_selected"), [(1, 1), (5, 5), (65, 3)])
+def test_selected_coordinates_are_distinct_and_even(width, n_selected):
+    coordinates = SelectedCoordinates(width, 6500, n_selected=n_selected).coordinates
+    in_order = coordinates.sort(1).values
+    assert (in_order.diff(dim=1) > 0).all()
+    counts = torch.bincount(coordinates.flatten(), minlength=width).double()
+    p = n_selected / width
+    assert (abs(counts - 6500 * p) <= 5 * (6500 * p * (1 - p)) ** 0.5).all()
+
+
+def test_the_hyperplane_asks_for_ones(generator):
+    decoder = Hyperplane(65, 300, n_ones=20, n_selected=2, seed=2)
+    assert decoder.wanted_values.all()
+    address = decoder.random_addresses(9, generator=generator)
+    assert (address.sum(1) == 20).all()
+    matches = address[:, decoder.coordinates.long()].all(-1)
+    assert torch.equal(decoder(address).dense(), matches)
+
+
+def test_a_ball_of_wanted_probability_reports_what_it_got():
+    decoder = HammingBall(1000, 500, activation_probability=0.01)
+    assert decoder.radius == 463
+    assert decoder.activation_probability == theory.activation_probability(1000, 463)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "`radius` must be given, or `activation_probability`, and not both, got neither"),
+        (
+            {"radius": 3, "activation_probability": 0.1},
+            "`radius` must be given, or `activation_probability`, and not both, got both",
+        ),
+        ({"radius": 11}, r"HammingBall: `radius` must be in \[0, 10\], got 11$"),
+        ({"radius": -1}, r"HammingBall: `radius` must be in \[0, 10\], got -1$"),
+        ({"radius": 2.5}, r"HammingBall: `radius` must be an integer in \[0, 10\], got 2.5$"),
+        ({"activation_probability": 0.0}, r"`activation_probability` must be in \(0, 1\), got 0"),
+        ({"activation_probability": 1.0}, r"`activation_probability` must be in \(0, 1\), got 1"),
+        ({"activation_probability": float("nan")}, "`activation_probability` must be finite"),
+        ({"radius": 3, "n_locations": 0}, "`n_locations` must be at least 1, got 0"),
+        ({"radius": 3, "address_bits": 0}, "`address_bits` must be at least 1, got 0"),
+        ({"radius": 3, "seed": -1}, "`seed` must be in"),
+    ],
+)
+def test_bad_settings_of_a_ball_are_named(settings, message):
+    with pytest.raises(ArgumentError, match=message):
+        HammingBall(**{"address_bits": 10, "n_locations": 100, **settings})
+
+
+@pytest.mark.parametrize("hard", [torch.zeros(0, 5), torch.zeros(5), torch.zeros(2, 3, 4)])
+def test_a_ball_needs_a_matrix_of_addresses(hard):
+    with pytest.raises(ArgumentError, match=r"`hard_addresses` must have shape \(locations, bits"):
+        HammingBall.at(hard, radius=1)
+
+
+def test_bad_settings_of_jaeckels_decoders_are_named():
+    with pytest.raises(ArgumentError, match=r"`n_selected` must be in \[1, 10\], got 11"):
+        SelectedCoordinates(10, 100, n_selected=11)
+    with pytest.raises(ArgumentError, match=r"`n_selected` must be in \[1, 10\], got 0"):
+        Hyperplane(10, 100, n_ones=5, n_selected=0)
+    with pytest.raises(ArgumentError, match=r"Hyperplane: `n_ones` must be in \[3, 10\], got 2"):
+        Hyperplane(10, 100, n_ones=2, n_selected=3)
+
+
+def test_a_dead_setting_is_warned_of_and_a_good_one_named():
+    with pytest.warns(SettingWarning, match=r"radius=250 activates .* of 1000 .* radius=\d+ would"):
+        HammingBall(1000, 1000, radius=250)
+    with pytest.warns(SettingWarning, match=r"n_selected=20 activates .*; n_selected=\d would"):
+        SelectedCoordinates(1000, 1000, n_selected=20)
+    with pytest.warns(SettingWarning, match=r"n_selected=9 activates .*; n_selected=8 would"):
+        Hyperplane(1000, 1000, n_ones=100, n_selected=9)
+
+
+def test_an_activation_is_a_sparse_matrix():
+    weights = torch.tensor([0.5, 2.0, 3.0])
+    activation = Activation(torch.tensor([0, 3, 1]), torch.tensor([0, 2, 2, 3]), 4, weights)
+    assert activation.meter.tolist() == [2, 0, 1]
+    assert activation.dense().tolist() == [[0.5, 0, 0, 2], [0, 0, 0, 0], [0, 3, 0, 0]]
+    assert activation.total_weight.tolist() == [2.5, 0, 3]
+    again = activation.weighted(torch.tensor([2.0, 0, 0, 1]))
+    assert again.weights.tolist() == [1, 2, 0]
+    assert activation.weighted(None) is activation
+    bag = torch.nn.functional.embedding_bag(
+        activation.locations,
+        torch.eye(4),
+        activation.offsets,
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
+    assert torch.equal(bag, activation.dense())
