@@ -54,11 +54,11 @@ class SparseDistributedMemory(nn.Module):
         >>> generator = torch.Generator().manual_seed(0)
         >>> word = bits.random(1, 256, generator=generator)[0]
         >>> memory.write(word)
-        tensor(16)
+        tensor(17)
         >>> cue = bits.flip(word, 40, generator=generator)
         >>> read, meter = memory.read(cue)
         >>> int(bits.hamming_distance(read, word)), int(meter)
-        (0, 21)
+        (0, 12)
 
     **Source:** Kanerva, *Sparse Distributed Memory* (1988), chapters 6–8.
     """
@@ -279,8 +279,8 @@ class SparseDistributedMemory(nn.Module):
         """How much stronger the reading of a cue is than random cues read by chance.
 
         A z-score: the mean square of the cue's sums, less the mean of the same for 256 random
-        cues, over their standard deviation. Near 0 for a cue that lies near nothing stored; tens
-        to thousands for a stored one. The activation count says nothing of the kind: for random
+        cues, over their standard deviation. Near 0 for a cue that lies near nothing stored, far
+        above for a stored one (the report's section on relevance shows how far). The activation count says nothing of the kind: for random
         hard addresses it is Binomial(M, p) whatever is stored. The 256 reads are made anew after
         the contents change.
 

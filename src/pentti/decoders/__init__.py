@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from pentti import checks
 from pentti.decoders.coordinates import Hyperplane, SelectedCoordinates
 from pentti.decoders.hamming import HammingBall
 from pentti.decoders.protocol import Decoder
+from pentti.errors import SettingWarning
 
 __all__ = ["Decoder", "HammingBall", "Hyperplane", "SelectedCoordinates", "restore"]
 
@@ -37,6 +39,8 @@ def restore(config: Mapping[str, Any], buffers: Mapping[str, Tensor]) -> Decoder
     kind = settings.pop("decoder", None)
     kinds = {cls.__name__: cls for cls in (HammingBall, Hyperplane, SelectedCoordinates)}
     checks.one_of("decoders.restore", "decoder", kind, kinds)
-    decoder: Decoder = kinds[kind](**settings)
+    with warnings.catch_warnings():  # whoever made the decoder was warned already
+        warnings.simplefilter("ignore", SettingWarning)
+        decoder: Decoder = kinds[kind](**settings)
     decoder.load_state_dict(dict(buffers))  # type: ignore[attr-defined]
     return decoder

@@ -94,8 +94,8 @@ class SelectedCoordinates(_Literals):
         >>> decoder = SelectedCoordinates(1000, 4096, n_selected=7)
         >>> decoder.activation_probability
         0.0078125
-        >>> decoder.overlap([0, 100, 500]).round(5)
-        array([0.00781, 0.00373, 0.00006])
+        >>> decoder.overlap([0, 100, 500]).round(6).tolist()
+        [0.007812, 0.003728, 6e-05]
 
     **Source:** Jaeckel, *An alternative design for a sparse distributed memory*, RIACS TR 89.28
     (1989). His k is `n_selected`.

@@ -42,7 +42,7 @@ class HammingBall(nn.Module):
         (463, 0.01046)
         >>> import torch
         >>> decoder(torch.zeros(1000)).meter
-        tensor([20])
+        tensor([18])
 
     **Source:** Kanerva, *Sparse Distributed Memory* (1988), chapters 4 and 7. His n is
     `address_bits`, N′ is `n_locations`, r′ is `radius`, p is `activation_probability`.
@@ -67,6 +67,10 @@ class HammingBall(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         hard = bits.random_packed(n_locations, address_bits, generator=generator)
         self._set(address_bits, n_locations, radius, layout.tiled(hard))
+        better = f"radius={theory.radius_for(address_bits, good_probability(n_locations))}"
+        warn_if_dead(
+            "HammingBall", f"radius={radius}", self.activation_probability, n_locations, better
+        )
 
     def _set(self, address_bits: int, n_locations: int, radius: int, tiles: Tensor) -> None:
         self.address_bits = address_bits
@@ -74,10 +78,6 @@ class HammingBall(nn.Module):
         self.radius = radius
         self.activation_probability = float(theory.activation_probability(address_bits, radius))
         self.register_buffer("address_tiles", tiles)
-        better = f"radius={theory.radius_for(address_bits, good_probability(n_locations))}"
-        warn_if_dead(
-            "HammingBall", f"radius={radius}", self.activation_probability, n_locations, better
-        )
 
     @classmethod
     def at(

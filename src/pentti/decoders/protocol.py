@@ -112,5 +112,5 @@ def warn_if_dead(
             f"{decoder}: {setting} activates {mean:.3g} of {n_locations} hard locations on "
             f"average, so most reads find nothing; {better} would activate more",
             SettingWarning,
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -1,0 +1,68 @@
+"""The mathematics of Sparse Distributed Memory: numbers in, numbers out, no tensors."""
+
+from pentti.theory.capacity import (
+    bit_fidelity,
+    capacity,
+    memory_capacity,
+    optimal_probability,
+    radius_for_capacity,
+    radius_for_signal_to_noise,
+    signal_to_noise,
+)
+from pentti.theory.critical import critical_distance, radius_for_critical_distance
+from pentti.theory.geometry import (
+    activation_probabilities,
+    activation_probability,
+    circle_intersection,
+    circle_intersections,
+    lune_intersection,
+    overlap_curve,
+    radius_for,
+)
+from pentti.theory.jaeckel import (
+    hyperplane_overlap,
+    hyperplane_probability,
+    selected_coordinates_overlap,
+    selected_coordinates_probability,
+)
+from pentti.theory.softmax import (
+    BetaFit,
+    best_beta,
+    beta,
+    sdm_weights,
+    softmax_weights,
+    total_variation,
+)
+from pentti.theory.sphere import cap_intersection, cap_probability, cosine_for
+
+__all__ = [
+    "BetaFit",
+    "activation_probabilities",
+    "activation_probability",
+    "best_beta",
+    "beta",
+    "bit_fidelity",
+    "cap_intersection",
+    "cap_probability",
+    "capacity",
+    "circle_intersection",
+    "circle_intersections",
+    "cosine_for",
+    "critical_distance",
+    "hyperplane_overlap",
+    "hyperplane_probability",
+    "lune_intersection",
+    "memory_capacity",
+    "optimal_probability",
+    "overlap_curve",
+    "radius_for",
+    "radius_for_capacity",
+    "radius_for_critical_distance",
+    "radius_for_signal_to_noise",
+    "sdm_weights",
+    "selected_coordinates_overlap",
+    "selected_coordinates_probability",
+    "signal_to_noise",
+    "softmax_weights",
+    "total_variation",
+]

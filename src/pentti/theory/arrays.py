@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pentti import checks
 
-__all__ = ["checked_cosines", "checked_distances", "shares"]
+__all__ = ["checked_distances", "checked_numbers", "shares"]
 
 
 def checked_distances(where: str, distances: ArrayLike, highest: int) -> NDArray[np.int64]:
@@ -38,26 +39,35 @@ def checked_distances(where: str, distances: ArrayLike, highest: int) -> NDArray
     return given.astype(np.int64)
 
 
-def checked_cosines(where: str, cosines: ArrayLike) -> NDArray[np.float64]:
-    """The cosines as a float64 array, if all lie in [-1, 1].
+def checked_numbers(
+    where: str, argument: str, values: ArrayLike, low: float, high: float
+) -> NDArray[np.float64]:
+    """The values as a float64 array, if all lie in [low, high].
 
     Args:
         where: The public function that was called.
-        cosines: Cosines, one or an array of any shape.
+        argument: The argument's name.
+        values: Numbers, one or an array of any shape.
+        low: Smallest value accepted.
+        high: Largest value accepted; infinity for no limit, and is then not itself accepted.
 
     Returns:
         A float64 array of the same shape.
 
     Raises:
-        ArgumentError: if a cosine is not a number in [-1, 1].
+        ArgumentError: if a value is not a finite number in [low, high].
     """
-    given = np.asarray(cosines)
+    limits = f"in [{low:g}, {high:g}]" if np.isfinite(high) else f"finite and at least {low:g}"
+    given = np.asarray(values)
+    if given.dtype == object:
+        given = _python_integers(given)
     if given.dtype.kind not in "iuf":
-        checks.reject(where, "cosines", "be numbers in [-1, 1]", cosines)
-    outside = given[~(np.abs(given) <= 1)]
+        checks.reject(where, argument, "be numbers", values)
+    real = given.astype(np.float64)
+    outside = real[~(np.isfinite(real) & (real >= low) & (real <= high))]
     if outside.size:
-        checks.reject(where, "cosines", "be numbers in [-1, 1]", outside[0].item())
-    return given.astype(np.float64)
+        checks.reject(where, argument, f"be {limits}", outside[0].item())
+    return real
 
 
 def shares(parts: Iterable[int], whole: int) -> NDArray[np.float64]:
@@ -71,3 +81,9 @@ def shares(parts: Iterable[int], whole: int) -> NDArray[np.float64]:
         A float64 vector; shares below 5e-324 are 0.
     """
     return np.array([part / whole for part in parts], dtype=np.float64)
+
+
+# Python integers beyond 64 bits as floats; anything else as it is.
+def _python_integers(given: NDArray[np.object_]) -> NDArray[Any]:
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in given.ravel())
+    return given.astype(np.float64) if whole else given

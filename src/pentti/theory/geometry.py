@@ -47,8 +47,7 @@ def activation_probability(address_bits: int, radius: int) -> float:
         0.00107185
 
     Source:
-        Kanerva 1988, chapter 1 and appendix B: N(r) / 2ⁿ with N(r) = Σ_{i≤r} C(n, i); n is
-        `address_bits`, r is `radius`.
+        Kanerva 1988: N(r) / 2ⁿ with N(r) = Σ_{i≤r} C(n, i); n is `address_bits`, r is `radius`.
     """
     n, r = _checked_ball("activation_probability", address_bits, radius)
     return _ball(n, r) / (1 << n)
@@ -71,7 +70,7 @@ def activation_probabilities(address_bits: int) -> NDArray[np.float64]:
         array([0.125, 0.5  , 0.875, 1.   ])
 
     Source:
-        Kanerva 1988, appendix B, as `activation_probability`.
+        Kanerva 1988, as `activation_probability`.
     """
     n = checks.count("activation_probabilities", "address_bits", address_bits)
     return shares(accumulate(_binomials(n)), 1 << n)
@@ -95,7 +94,7 @@ def radius_for(address_bits: int, probability: float) -> int:
         (463, 451)
 
     Source:
-        Kanerva 1988, chapter 6, chooses radius 451 of 1000 for a probability of .001.
+        Kanerva 1988 chooses radius 451 of 1000 bits for a probability of .001.
     """
     n = checks.count("radius_for", "address_bits", address_bits)
     wanted = checks.probability("radius_for", "probability", probability)
@@ -123,7 +122,7 @@ def circle_intersection(address_bits: int, radius: int, distance: int) -> int:
         [4, 2, 2, 0]
 
     Source:
-        Bricken & Pehlevan 2021, appendix B.1: I(d_v) = Σ_a Σ_c C(n − d_v, a) C(d_v, c), where a
+        Bricken & Pehlevan 2021, circle intersection: I(d_v) = Σ_a Σ_c C(n − d_v, a) C(d_v, c); a
         counts the agreements on the bits that the points share and c those with the first point
         on the others; n is `address_bits`, d is `radius`, d_v is `distance`.
     """
@@ -161,8 +160,9 @@ def lune_intersection(address_bits: int, radius: int, distance: int) -> int:
         True
 
     Source:
-        Kanerva 1988, appendix B: Σ_{i≤r} C(n, i) − Σ_{odd j≤d} C(j − 1, (j − 1)/2)
-        C(n − j, r − (j − 1)/2); n is `address_bits`, r is `radius`, d is `distance`.
+        Kanerva 1988, appendix on the circle intersection: Σ_{i≤r} C(n, i) −
+        Σ_{odd j≤d} C(j − 1, (j − 1)/2) C(n − j, r − (j − 1)/2); n is `address_bits`, r
+        is `radius`, d is `distance`.
     """
     n, r = _checked_ball("lune_intersection", address_bits, radius)
     apart = checks.integer("lune_intersection", "distance", distance, 0, n)
@@ -187,7 +187,7 @@ def circle_intersections(address_bits: int, radius: int) -> list[int]:
         [4, 2, 2, 0]
 
     Source:
-        Kanerva 1988, appendix B, as `lune_intersection`, summed step by step.
+        Kanerva 1988, as `lune_intersection`, summed step by step.
     """
     n, r = _checked_ball("circle_intersections", address_bits, radius)
     counts = [_ball(n, r)]
@@ -217,7 +217,7 @@ def overlap_curve(address_bits: int, radius: int, distances: ArrayLike) -> NDArr
         array([1071.85,  285.83,    1.1 ])
 
     Source:
-        Bricken & Pehlevan 2021, equation 3: I(d_v) / 2ⁿ.
+        Bricken & Pehlevan 2021, circle intersection: I(d_v) / 2ⁿ.
     """
     n, r = _checked_ball("overlap_curve", address_bits, radius)
     apart = checked_distances("overlap_curve", distances, n)
@@ -225,28 +225,28 @@ def overlap_curve(address_bits: int, radius: int, distances: ArrayLike) -> NDArr
     return np.asarray(every[apart], dtype=np.float64)
 
 
+# Addresses within r of a point; the smaller side of the space is summed.
 def _checked_ball(where: str, address_bits: int, radius: int) -> tuple[int, int]:
     n = checks.count(where, "address_bits", address_bits)
     return n, checks.integer(where, "radius", radius, 0, n)
 
 
 def _ball(n: int, r: int) -> int:
-    """Addresses within r of a point; the smaller side of the space is summed."""
     if 2 * r > n:
         return (1 << n) - sum(islice(_binomials(n), n - r))
     return sum(islice(_binomials(n), r + 1))
 
 
+# C(n, 0), C(n, 1), … C(n, n), each from the one before.
 def _binomials(n: int) -> Iterator[int]:
-    """C(n, 0), C(n, 1), … C(n, n), each from the one before."""
     value = 1
     for i in range(n + 1):
         yield value
         value = value * (n - i) // (i + 1)
 
 
+# What is cut off at distance 1, 3, 5, …: C(2k, k) C(n − 2k − 1, r − k) for k = 0, 1, 2, …
 def _lunes(n: int, r: int) -> Iterator[int]:
-    """What is cut off at distance 1, 3, 5, …: C(2k, k) C(n − 2k − 1, r − k) for k = 0, 1, 2, …"""
     value = math.comb(n - 1, r)
     for k in range((n + 1) // 2):
         yield value

@@ -63,7 +63,7 @@ def beta(address_bits: int, radius: int, paper_compatible: bool = False) -> floa
         (14.412, 15.853)
 
     Source:
-        Bricken & Pehlevan 2021, equation 5 and appendix B.4: I(d_v) ≈ c₁ exp(β(1 − 2 d_v / n));
+        Bricken & Pehlevan 2021, exponential approximation: I(d_v) ≈ c₁ exp(β(1 − 2 d_v / n));
         n is `address_bits`, d is `radius`.
     """
     n = checks.integer("beta", "address_bits", address_bits, 2)
@@ -92,10 +92,10 @@ def sdm_weights(address_bits: int, radius: int, distances: ArrayLike) -> NDArray
 
     Examples:
         >>> sdm_weights(64, 11, [0, 2, 4]).round(3)
-        array([0.548, 0.282, 0.17 ])
+        array([0.677, 0.227, 0.096])
 
     Source:
-        Bricken & Pehlevan 2021, equation 3.
+        Bricken & Pehlevan 2021: a read sums the stored words, weighed by the intersections.
     """
     n = checks.count("sdm_weights", "address_bits", address_bits)
     r = checks.integer("sdm_weights", "radius", radius, 0, n)
@@ -108,9 +108,7 @@ def sdm_weights(address_bits: int, radius: int, distances: ArrayLike) -> NDArray
     return shares(counts, sum(counts)).reshape(apart.shape)
 
 
-def softmax_weights(
-    beta: float, address_bits: int, distances: ArrayLike
-) -> NDArray[np.float64]:
+def softmax_weights(beta: float, address_bits: int, distances: ArrayLike) -> NDArray[np.float64]:
     """The weights that attention gives to keys at the given distances from the query.
 
     Args:
@@ -126,10 +124,10 @@ def softmax_weights(
 
     Examples:
         >>> softmax_weights(15.853, 64, [0, 2, 4]).round(3)
-        array([0.665, 0.247, 0.092])
+        array([0.663, 0.246, 0.091])
 
     Source:
-        Bricken & Pehlevan 2021, equation 5.
+        Bricken & Pehlevan 2021, exponential approximation; Vaswani et al. 2017.
     """
     slope = checks.number("softmax_weights", "beta", beta, -math.inf, math.inf)
     n = checks.count("softmax_weights", "address_bits", address_bits)

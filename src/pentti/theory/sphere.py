@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincc, betainccinv, gammaln
 
 from pentti import checks
-from pentti.theory.arrays import checked_cosines
+from pentti.theory.arrays import checked_numbers
 
 __all__ = ["cap_intersection", "cap_probability", "cosine_for"]
 
@@ -38,7 +38,7 @@ def cap_probability(dim: int, cosine: float) -> float:
         '4.2e-34'
 
     Source:
-        Li 2011, "Concise formulas for the area and volume of a hyperspherical cap", equation 1;
+        Li 2011, "Concise formulas for the area and volume of a hyperspherical cap";
         n is `dim`, cos φ is `cosine`.
     """
     n = checks.integer("cap_probability", "dim", dim, 2)
@@ -65,7 +65,7 @@ def cosine_for(dim: int, probability: float) -> float:
         0.1027
 
     Source:
-        Li 2011, equation 1, inverted.
+        Li 2011, inverted.
     """
     n = checks.integer("cosine_for", "dim", dim, 2)
     share = checks.probability("cosine_for", "probability", probability)
@@ -89,16 +89,16 @@ def cap_intersection(dim: int, cosine_threshold: float, cosines: ArrayLike) -> N
 
     Examples:
         >>> cap_intersection(8, 0.3, [1.0, 0.5, -1.0]).round(4)
-        array([0.2046, 0.0947, 0.    ])
+        array([0.2164, 0.0946, 0.    ])
 
     Source:
         Lee & Kim 2014, "Concise formulas for the surface area of the intersection of two
-        hyperspherical caps", case of equal caps; Bricken & Pehlevan 2021, appendix B.2; n is
+        hyperspherical caps", case of equal caps; Bricken & Pehlevan 2021; n is
         `dim`, c is `cosine_threshold`, the angle between the centres is v = 2h.
     """
     n = checks.integer("cap_intersection", "dim", dim, 3)
     c = checks.number("cap_intersection", "cosine_threshold", cosine_threshold, -1.0, 1.0)
-    half_angles = np.arccos(checked_cosines("cap_intersection", cosines)) / 2
+    half_angles = np.arccos(checked_numbers("cap_intersection", "cosines", cosines, -1.0, 1.0)) / 2
     both = _small_caps(n, math.acos(abs(c)), half_angles)
     if c >= 0:
         return both
@@ -106,8 +106,8 @@ def cap_intersection(dim: int, cosine_threshold: float, cosines: ArrayLike) -> N
     return 1.0 - 2.0 * cap_probability(n, -c) + both
 
 
+# The intersection of caps of at most a right angle; the integral runs from h to the angle.
 def _small_caps(n: int, angle: float, half_angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The intersection of caps of at most a right angle; the integral runs from h to the angle."""
     h = np.minimum(half_angles, angle)[..., np.newaxis]
     low, high = _support(n, angle, h)
     s = low + (high - low) * (_NODES + 1) / 2
@@ -118,10 +118,10 @@ def _small_caps(n: int, angle: float, half_angles: NDArray[np.float64]) -> NDArr
         return np.asarray(scale * integral, dtype=np.float64)
 
 
+# The part of [0, 1] in which the integrand matters.
 def _support(
     n: int, angle: float, h: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The part of [0, 1] in which the integrand matters."""
     height = _log_integrand(n, angle, h, _SCAN)
     matters = height > height.max(axis=-1, keepdims=True) - _NEGLIGIBLE
     first = np.argmax(matters, axis=-1)
@@ -131,13 +131,13 @@ def _support(
     return low[..., np.newaxis], high[..., np.newaxis]
 
 
+# Over s in [0, 1], with φ = h + (angle − h) s², which takes the root out of the end at h.
 def _log_integrand(
     n: int, angle: float, h: NDArray[np.float64], s: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Over s in [0, 1], with φ = h + (angle − h) s², which takes the root out of the end at h."""
     phi = h + (angle - h) * s * s
     with np.errstate(divide="ignore", invalid="ignore", under="ignore"):
         ratio = np.sin(phi - h) * np.sin(phi + h) / (np.sin(phi) * np.cos(h)) ** 2
         shared = betainc((n - 2) / 2, 0.5, np.clip(ratio, 0.0, 1.0))
         logs = (n - 2) * np.log(np.sin(phi)) + np.log(shared) + np.log(2 * (angle - h) * s)
-    return np.nan_to_num(logs, nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
+    return np.asarray(np.nan_to_num(logs, nan=-np.inf, posinf=-np.inf, neginf=-np.inf))
