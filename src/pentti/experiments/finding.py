@@ -1,0 +1,103 @@
+"""What an experiment is, and what it hands to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["Claim", "Experiment", "Figure", "Finding", "Size", "Step", "Table"]
+
+Size = Literal["quick", "full"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far an experiment has come: `share` of its work done, from 0 to 1."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers with a heading for each column.
+
+    Attributes:
+        title: What the table shows.
+        columns: One heading for each column, with its unit.
+        rows: One value for each column.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing that can stand in a page as it is.
+
+    Attributes:
+        caption: What to see in it.
+        svg: The drawing; `currentColor` stands for ink.
+    """
+
+    caption: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A prediction, written down before the run, beside what was measured.
+
+    Attributes:
+        text: What was claimed.
+        predicted: The number or range expected.
+        measured: The number found.
+        holds: Whether the measurement is within what was claimed.
+    """
+
+    text: str
+    predicted: str
+    measured: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of an experiment.
+
+    Attributes:
+        claims: Predictions with their verdicts.
+        figures: Drawings.
+        tables: All numbers.
+        conclusion: The sentences that follow from the numbers.
+        settings: Sizes and seeds that were used.
+    """
+
+    claims: Sequence[Claim]
+    figures: Sequence[Figure]
+    tables: Sequence[Table]
+    conclusion: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A question that a run can answer.
+
+    Attributes:
+        name: Short name, for the command line.
+        question: What is asked.
+        method: How it is measured, in a few sentences.
+        prediction: What is expected, and why, written before the run.
+        source: Whose idea or figures they are.
+        run: Yields `Step`s as it goes and returns the finding.
+    """
+
+    name: str
+    question: str
+    method: str
+    prediction: str
+    source: str
+    run: Callable[[Size], Generator[Step, None, Finding]]
