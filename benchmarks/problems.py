@@ -92,15 +92,14 @@ class Problem:
         overlap: Array = (cues @ stored.T).toarray()
         return overlap @ self.steps[:n_stored]
 
-    def contents_fault(self, contents: Array, first: int, last: int) -> str | None:
+    def contents_fault(self, contents: Array, n_written: int) -> str | None:
         """What is wrong with the contents of an empty memory after some words were written.
 
         Args:
             contents: Counters of shape (locations, bits).
-            first: First word that was written.
-            last: The one after the last.
+            n_written: How many of the words, from the first one.
         """
-        active, steps = self._matrix(self.word_activation)[first:last], self.steps[first:last]
+        active, steps = self._matrix(self.word_activation)[:n_written], self.steps[:n_written]
         if not np.array_equal(contents.sum(0, dtype=np.int64), active.sum(1).A1 @ steps):
             return "the counters do not add up to what was written"
         rows = np.unique(active.indices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _compiled_sum(words):  # type: ignore[no-untyped-def]
+def _compiled_sum(words: Array) -> Any:
     total = words.dtype.type(0)
     for i in range(len(words)):
         total += words[i]
@@ -61,7 +62,7 @@ def _entry(run: Callable[[], int], total: int, words: Tensor, way: str) -> Entry
 def _split(add: Callable[[Array], Any], words: Array, n_threads: int) -> Callable[[], int]:
     pool = ThreadPoolExecutor(n_threads)
     edges = [len(words) * i // n_threads for i in range(n_threads + 1)]
-    parts = [words[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+    parts = [words[low:high] for low, high in itertools.pairwise(edges)]
     return lambda: sum(int(part) for part in pool.map(add, parts))
 
 

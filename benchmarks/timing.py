@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Comparison", "Entry", "Line", "Patience", "measure"]
+__all__ = ["Comparison", "Entry", "Line", "Patience", "measure", "summary"]
 
 Line = dict[str, Any]
 
@@ -88,7 +88,7 @@ def measure(comparison: Comparison, patience: Patience) -> Iterator[Line]:
         if faults[entry.name] is not None:
             yield {**line, "error": faults[entry.name]}
             continue
-        line |= _summary(times[entry.name], entry.n_cues)
+        line |= summary(times[entry.name], entry.n_cues)
         if beside:
             line["stream_s"] = next(iter(beside.values()))
         if comparison.contender in per_cue:
@@ -134,7 +134,13 @@ def _time_once(entry: Entry, times: list[float]) -> None:
     times.append(time.perf_counter() - start)
 
 
-def _summary(times: list[float], n_cues: int) -> Line:
+def summary(times: list[float], n_cues: int) -> Line:
+    """Median and spread of some times.
+
+    Args:
+        times: In seconds.
+        n_cues: How many cues each of them took.
+    """
     low, middle, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
     return {
         "median_s": middle,

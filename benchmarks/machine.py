@@ -1,0 +1,81 @@
+"""What the figures were measured on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+from benchmarks.timing import Line
+
+__all__ = ["describe", "free_bytes", "resident_bytes"]
+
+_PACKAGES = (
+    "pentti", "torch", "numpy", "numba", "scipy", "faiss-cpu", "numkong", "torch-hd", "sdm",
+    "KanervaSDM",
+)  # fmt: skip
+
+
+def describe() -> Line:
+    """Processor, cores, memory and versions, as the first line of a results file."""
+    return {
+        "case": "machine",
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_bytes": _total_bytes(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def free_bytes() -> int:
+    """Memory that a new process may take; where the system does not say, as if without end."""
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable") or sys.maxsize
+
+
+def resident_bytes() -> tuple[int, int]:
+    """This process's resident memory: now, and at its highest.
+
+    Raises:
+        OSError: where the system does not say.
+    """
+    status = Path("/proc/self/status")
+    now, peak = _kilobytes(status, "VmRSS"), _kilobytes(status, "VmHWM")
+    if now is None or peak is None:
+        raise OSError("this system does not tell a process's resident memory")
+    return now, peak
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+
+
+def _total_bytes() -> int | None:
+    return _kilobytes(Path("/proc/meminfo"), "MemTotal")
+
+
+def _kilobytes(path: Path, key: str) -> int | None:
+    """The number of bytes in a line such as ``VmRSS:  1024 kB``."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
+    return int(found[0]) * 1024 if found else None

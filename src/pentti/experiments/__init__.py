@@ -1,0 +1,14 @@
+"""One file for each question; each answers with claims, figures, tables and a conclusion."""
+
+from __future__ import annotations
+
+from pentti.experiments.capacity import EXPERIMENT as CAPACITY
+from pentti.experiments.circle import EXPERIMENT as CIRCLE
+from pentti.experiments.degradation import EXPERIMENT as DEGRADATION
+from pentti.experiments.digits import EXPERIMENT as DIGITS
+from pentti.experiments.relevance import EXPERIMENT as RELEVANCE
+
+__all__ = ["EXPERIMENTS"]
+
+EXPERIMENTS = {e.name: e for e in (DIGITS, CIRCLE, RELEVANCE, CAPACITY, DEGRADATION)}
+"""All experiments by name, in the order of the report."""
