@@ -10,7 +10,8 @@ import torch
 
 from benchmarks import building, machine
 from benchmarks.entries import memory_entry, part_entry, scan_entry
-from benchmarks.memories import MEMORIES, Memory, Pentti
+from benchmarks.memories import Memory, Pentti
+from benchmarks.peers import PEERS
 from benchmarks.problems import BOOK, SMALL, Problem, Size
 from benchmarks.scanners import SCANNERS, Scanner
 from benchmarks.streams import stream
@@ -127,11 +128,11 @@ def _operations(job: Job, operations: tuple[str, ...]) -> Iterator[Line]:
     }
     memories: dict[str, Memory] = dict(penttis)
     for name in job.peers:
-        reason = _excuse(name, MEMORIES[name].module, MEMORIES[name].needs_bytes(job.size), job)
+        reason = _excuse(name, PEERS[name].module, PEERS[name].needs_bytes(job.size), job)
         if reason is not None:
             yield {**job.facts(operations[0]), "entry": name, "skipped": reason}
         else:
-            memories[name] = MEMORIES[name](problem, settings.n_threads, settings.device)
+            memories[name] = PEERS[name](problem, settings.n_threads, settings.device)
     floor = stream(problem.decoder.address_tiles, settings.n_threads)
     for operation in operations:
         if operation == "read":

@@ -20,7 +20,7 @@ __all__ = ["stream"]
 Array = npt.NDArray[Any]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _compiled_sum(words: Array) -> Any:
     total = words.dtype.type(0)
     for i in range(len(words)):
@@ -60,10 +60,16 @@ def _entry(run: Callable[[], int], total: int, words: Tensor, way: str) -> Entry
 
 
 def _split(add: Callable[[Array], Any], words: Array, n_threads: int) -> Callable[[], int]:
-    pool = ThreadPoolExecutor(n_threads)
+    """Add up all words, one part of them in this thread and the others in others."""
+    pool = ThreadPoolExecutor(max(1, n_threads - 1))
     edges = [len(words) * i // n_threads for i in range(n_threads + 1)]
-    parts = [words[low:high] for low, high in itertools.pairwise(edges)]
-    return lambda: sum(int(part) for part in pool.map(add, parts))
+    first, *rest = (words[low:high] for low, high in itertools.pairwise(edges))
+
+    def run() -> int:
+        others = [pool.submit(add, part) for part in rest]
+        return int(add(first)) + sum(int(other.result()) for other in others)
+
+    return run
 
 
 def _best_of(run: Callable[[], int]) -> float:

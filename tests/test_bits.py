@@ -39,7 +39,7 @@ def test_the_plain_torch_path_packs_alike(width, generator, monkeypatch):
         device = torch.device("meta")
 
     elsewhere = words.as_subclass(OnAnotherDevice)
-    monkeypatch.setattr(torch, "arange", lambda n, device, _=torch.arange: _(n))
+    monkeypatch.setattr(torch, "arange", lambda n, cpu_arange=torch.arange, **_: cpu_arange(n))
     packed = bits.pack(elsewhere)
     assert torch.equal(packed.as_subclass(torch.Tensor), expected)
     unpacked = bits.unpack(expected.as_subclass(OnAnotherDevice), width)
@@ -134,7 +134,7 @@ def test_the_width_is_checked():
 
 
 def test_bits_on_another_device_are_named():
-    with pytest.raises(ArgumentError, match="f: `x` must be on cpu, got meta$"):
+    with pytest.raises(ArgumentError, match=r"f: `x` must be on cpu, got meta$"):
         bits.as_bits("f", "x", torch.zeros(2, 3, device="meta"), device=torch.device("cpu"))
 
 

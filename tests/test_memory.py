@@ -34,7 +34,9 @@ def test_the_whole_memory_equals_kanervas_definition(generator):
         active = ((hard != a).sum(1) <= memory.decoder.radius).numpy()
         contents[active] += 2 * w.int().numpy() - 1
     assert np.array_equal(memory.contents.numpy(), contents)
-    for c, read, sums, count in zip(cue, *memory.read_sums(cue), memory.read(cue).meter, strict=True):
+    for c, read, sums, count in zip(
+        cue, *memory.read_sums(cue), memory.read(cue).meter, strict=True
+    ):
         active = ((hard != c).sum(1) <= memory.decoder.radius).numpy()
         assert read.tolist() == contents[active].sum(0).tolist()
         assert sums == count == active.sum()
@@ -339,23 +341,53 @@ def test_state_dict_round_trip(generator):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.read(torch.zeros(2, 9)), r"read: `cue` must have shape \(…, 130\), got shape \(2, 9\)"),
-        (lambda m: m.read(torch.tensor(1)), r"read: `cue` must have shape \(…, 130\), got a zero-dim"),
+        (
+            lambda m: m.read(torch.zeros(2, 9)),
+            r"read: `cue` must have shape \(…, 130\), got shape \(2, 9\)",
+        ),
+        (
+            lambda m: m.read(torch.tensor(1)),
+            r"read: `cue` must have shape \(…, 130\), got a zero-dim",
+        ),
         (lambda m: m.read(torch.full((130,), 0.3)), r"read: `cue` must hold only 0 and 1, got 0.3"),
-        (lambda m: m.read(torch.full((130,), torch.nan)), "read: `cue` must hold only 0 and 1, got nan"),
+        (
+            lambda m: m.read(torch.full((130,), torch.nan)),
+            "read: `cue` must hold only 0 and 1, got nan",
+        ),
         (lambda m: m.read(torch.zeros(130, device="meta")), "read: `cue` must be on cpu, got meta"),
-        (lambda m: m.write(torch.zeros(130)), r"write: `word` must be as wide as an address, 130 bits, got words of 70"),
-        (lambda m: m.write(torch.zeros(130), torch.zeros(71)), r"write: `word` must have shape \(…, 70\)"),
-        (lambda m: m.write(torch.zeros(3, 130), torch.zeros(2, 70)), r"write: `word` must have shape \(3, 70\), got shape \(2, 70\)"),
-        (lambda m: m.write(torch.zeros(130), torch.full((70,), 2)), "write: `word` must hold only 0 and 1, got 2"),
-        (lambda m: m.erase(torch.zeros(1), torch.zeros(70)), r"erase: `address` must have shape \(…, 130\)"),
+        (
+            lambda m: m.write(torch.zeros(130)),
+            r"write: `word` must be as wide as an address, 130 bits, got words of 70",
+        ),
+        (
+            lambda m: m.write(torch.zeros(130), torch.zeros(71)),
+            r"write: `word` must have shape \(…, 70\)",
+        ),
+        (
+            lambda m: m.write(torch.zeros(3, 130), torch.zeros(2, 70)),
+            r"write: `word` must have shape \(3, 70\), got shape \(2, 70\)",
+        ),
+        (
+            lambda m: m.write(torch.zeros(130), torch.full((70,), 2)),
+            "write: `word` must hold only 0 and 1, got 2",
+        ),
+        (
+            lambda m: m.erase(torch.zeros(1), torch.zeros(70)),
+            r"erase: `address` must have shape \(…, 130\)",
+        ),
         (lambda m: m.recall(torch.zeros(130)), "recall: `word` must be as wide as an address"),
         (lambda m: m.replay(torch.zeros(130), 1), "replay: `word` must be as wide as an address"),
         (lambda m: m.write_sequence(torch.zeros(3, 130)), "write_sequence: `word` must be as wide"),
         (lambda m: m.decay(1.1), r"decay: `factor` must be in \[0.0, 1.0\], got 1.1"),
         (lambda m: m.decay(0.5), "decay: `generator` must be given for integer counters, got None"),
-        (lambda m: m.read_mean(torch.zeros(130), torch.ones(3)), r"read_mean: `weights` must have shape \(999,\), got shape \(3,\)"),
-        (lambda m: m.read_mean(torch.zeros(130), -torch.ones(999)), "read_mean: `weights` must be finite and at least 0, got -1.0"),
+        (
+            lambda m: m.read_mean(torch.zeros(130), torch.ones(3)),
+            r"read_mean: `weights` must have shape \(999,\), got shape \(3,\)",
+        ),
+        (
+            lambda m: m.read_mean(torch.zeros(130), -torch.ones(999)),
+            "read_mean: `weights` must be finite and at least 0, got -1.0",
+        ),
     ],
 )
 def test_bad_arguments_are_named_and_change_nothing(call, message):
@@ -371,8 +403,14 @@ def test_bad_arguments_are_named_and_change_nothing(call, message):
     [
         (lambda m: m.recall(torch.zeros(130), 0), "recall: `max_reads` must be at least 1, got 0"),
         (lambda m: m.replay(torch.zeros(130), 0), "replay: `n_steps` must be at least 1, got 0"),
-        (lambda m: m.write_sequence(torch.zeros(1, 130)), r"`patterns` must have shape \(at least 2, 130\)"),
-        (lambda m: m.write_sequence(torch.zeros(130)), r"`patterns` must have shape \(at least 2, 130\)"),
+        (
+            lambda m: m.write_sequence(torch.zeros(1, 130)),
+            r"`patterns` must have shape \(at least 2, 130\)",
+        ),
+        (
+            lambda m: m.write_sequence(torch.zeros(130)),
+            r"`patterns` must have shape \(at least 2, 130\)",
+        ),
     ],
 )
 def test_bad_arguments_of_autoassociative_calls_are_named(call, message):
@@ -384,7 +422,9 @@ def test_bad_real_words_are_named():
     memory = make(word_bits=3, dtype=torch.float32)
     with pytest.raises(ArgumentError, match="write: `word` must be finite, got nan"):
         memory.write(torch.zeros(130), torch.tensor([0.0, torch.nan, 1.0]))
-    with pytest.raises(ArgumentError, match=r"write: `word` must have shape \(3,\), got shape \(2,"):
+    with pytest.raises(
+        ArgumentError, match=r"write: `word` must have shape \(3,\), got shape \(2,"
+    ):
         memory.write(torch.zeros(130), torch.zeros(2))
     with pytest.raises(ArgumentError, match="write: `word` must be on cpu, got meta"):
         memory.write(torch.zeros(130), torch.zeros(3, device="meta"))

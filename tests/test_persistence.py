@@ -10,8 +10,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from pentti import HammingBall, Hyperplane, SelectedCoordinates, SparseDistributedMemory, bits
-from pentti import files, persistence
+from pentti import (
+    HammingBall,
+    Hyperplane,
+    SelectedCoordinates,
+    SparseDistributedMemory,
+    bits,
+    files,
+    persistence,
+)
 from pentti.errors import StoreError
 
 DECODERS = [
@@ -104,7 +111,9 @@ def test_a_newer_format_is_refused(memory, tmp_path, monkeypatch):
     monkeypatch.setattr(persistence, "FORMAT_VERSION", 2)
     memory.save(path)
     monkeypatch.setattr(persistence, "FORMAT_VERSION", 1)
-    refuses(path, "its format 2 is newer than 1, the newest that this pentti reads; install a newer")
+    refuses(
+        path, "its format 2 is newer than 1, the newest that this pentti reads; install a newer"
+    )
 
 
 @pytest.mark.parametrize(

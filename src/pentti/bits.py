@@ -170,7 +170,8 @@ def pack(bits: Tensor) -> Tensor:
         return torch.from_numpy(padded.view("<i8"))
     padded_bits = torch.nn.functional.pad(bits, (0, WORD * width - bits.shape[-1]))
     grouped = padded_bits.unflatten(-1, (width, WORD)).to(torch.int64)
-    return (grouped << torch.arange(WORD, device=bits.device)).sum(-1)
+    packed: Tensor = (grouped << torch.arange(WORD, device=bits.device)).sum(-1)
+    return packed
 
 
 def unpack(packed: Tensor, n_bits: int) -> Tensor:

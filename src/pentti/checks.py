@@ -175,7 +175,7 @@ def one_of(where: str, argument: str, value: object, choices: Iterable[object]) 
 
 
 def _range_text(low: float, high: float | None) -> str:
-    return f"in [{low}, {high}]" if high is not None else f"at least {low}"
+    return f"at least {low}" if high in (None, math.inf) else f"in [{low}, {high}]"
 
 
 def _shown(value: object) -> str:

@@ -269,7 +269,7 @@ class SparseDistributedMemory(nn.Module):
             ArgumentError: if words and addresses differ in width, or an argument is wrong.
         """
         self._check_autoassociative("replay")
-        steps = []
+        steps: list[Reading] = []
         for _ in range(checks.count("replay", "n_steps", n_steps)):
             steps.append(self.read(cue if not steps else steps[-1].word))
         words, meter = zip(*steps, strict=True)
@@ -280,9 +280,9 @@ class SparseDistributedMemory(nn.Module):
 
         A z-score: the mean square of the cue's sums, less the mean of the same for 256 random
         cues, over their standard deviation. Near 0 for a cue that lies near nothing stored, far
-        above for a stored one (the report's section on relevance shows how far). The activation count says nothing of the kind: for random
-        hard addresses it is Binomial(M, p) whatever is stored. The 256 reads are made anew after
-        the contents change.
+        above for a stored one (the report's section on relevance shows how far). The activation
+        count says nothing of the kind: for random hard addresses it is Binomial(M, p) whatever is
+        stored. The 256 reads are made anew after the contents change.
 
         Args:
             cue: Bits of shape (…, N).
@@ -437,7 +437,9 @@ class SparseDistributedMemory(nn.Module):
         return data.reshape(-1, self.word_bits)
 
     def _real(self, where: str, word: Any) -> Tensor:
-        data = torch.as_tensor(word, device=None if isinstance(word, Tensor) else self.contents.device)
+        data = torch.as_tensor(
+            word, device=None if isinstance(word, Tensor) else self.contents.device
+        )
         if data.device != self.contents.device:
             expected = f"be on {self.contents.device}"
             checks.reject(where, "word", expected, checks.Words(str(data.device)))
@@ -497,7 +499,7 @@ class SparseDistributedMemory(nn.Module):
 
         The deviation is at least what so many independent bits would show.
         """
-        state = (self._n_changes, self.contents._version, self.contents.data_ptr())
+        state = (self._n_changes, self.contents._version, self.contents.data_ptr())  # noqa: SLF001
         if self._chance is None or self._chance[0] != state:
             generator = torch.Generator().manual_seed(0)
             cues = self.decoder.random_addresses(_CHANCE_CUES, generator=generator)

@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from pentti.errors import StoreError
@@ -23,7 +24,10 @@ FORMAT_VERSION = 1
 
 
 def save_tensors(
-    path: str | os.PathLike[str], kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    path: str | os.PathLike[str],
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """Write tensors and settings to one file, replacing it whole or not at all.
 
@@ -103,5 +107,5 @@ def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name]
         total = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), total)
         if tensor.numel():
-            total = zlib.crc32(memoryview(tensor.numpy()).cast("B"), total)
+            total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
     return f"crc32:{total:08x}"

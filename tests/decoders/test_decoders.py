@@ -119,7 +119,7 @@ def test_a_decoder_comes_back_from_config_and_state(make, generator):
 
 
 def test_restore_refuses_an_unknown_kind():
-    with pytest.raises(ArgumentError, match="`decoder` must be one of 'HammingBall', .* got 'X'"):
+    with pytest.raises(ArgumentError, match=r"`decoder` must be one of 'HammingBall', .* got 'X'"):
         decoders.restore({"decoder": "X"}, {})
 
 

@@ -146,9 +146,8 @@ def test_kernels_may_be_called_from_several_threads_at_once(generator):
     wrong = []
 
     def scan():
-        for _ in range(5):
-            if not equal(cpu.hamming_scan(tiles, 20_011, cues, 130, 0.01), expected):
-                wrong.append(True)
+        found = [cpu.hamming_scan(tiles, 20_011, cues, 130, 0.01) for _ in range(5)]
+        wrong.extend(one for one in found if not equal(one, expected))
 
     workers = [threading.Thread(target=scan) for _ in range(4)]
     for worker in workers:

@@ -227,9 +227,7 @@ class Hyperplane(_Literals):
         Raises:
             ArgumentError: if a distance is out of range.
         """
-        return theory.hyperplane_overlap(
-            self.address_bits, self.n_ones, self.n_selected, distances
-        )
+        return theory.hyperplane_overlap(self.address_bits, self.n_ones, self.n_selected, distances)
 
     def random_addresses(self, n: int, *, generator: torch.Generator) -> Tensor:
         """Addresses with exactly `n_ones` ones at random places.

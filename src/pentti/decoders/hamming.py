@@ -112,7 +112,7 @@ class HammingBall(nn.Module):
         radius = _radius(hard.shape[1], radius, activation_probability)
         decoder = cls.__new__(cls)
         nn.Module.__init__(decoder)
-        decoder._set(hard.shape[1], len(hard), radius, layout.tiled(bits.pack(hard)))
+        decoder._set(hard.shape[1], len(hard), radius, layout.tiled(bits.pack(hard)))  # noqa: SLF001
         return decoder
 
     @property

@@ -64,7 +64,7 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
         [_draw_distances(curves, plan), _draw_fidelity(fidelities)],
         [
             Table(
-                f"Critical distance in bits (n = 1,000, {plan.n_locations:,} locations, radius 451)",
+                f"Critical distance in bits ({plan.n_locations:,} locations, radius 451 of 1,000)",
                 (
                     "words stored",
                     "theory, exact variance",

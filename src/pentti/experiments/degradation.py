@@ -54,7 +54,15 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
         error = wrong.std().item() / n_cues**0.5
         found = _found(alike, stored[:n_cues], generator)
         rows.append(
-            _Row(kind, share, expected, float(stats.norm.sf(closed)), wrong.mean().item(), error, found)
+            _Row(
+                kind,
+                share,
+                expected,
+                float(stats.norm.sf(closed)),
+                wrong.mean().item(),
+                error,
+                found,
+            )
         )
         yield Step((i + 1) / len(damages))
 
@@ -75,10 +83,10 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     over = max(row.closed_form - row.measured for row in emptied)
     conclusion = (
         f"With {n_stored:,} words in {n_locations:,} hard locations, destroying half of them "
-        f"leaves {100 * half.measured:.3f} % of the bits wrong and finds {100 * half.found:.0f} % of "
-        f"the words from {_NOISE} bits of noise; with a fifth of the counters flipped it is "
-        f"{100 * fifth.measured:.3f} % and {100 * fifth.found:.0f} %. Nothing breaks at once: errors "
-        "follow the theory all the way to chance. The closed form of 1993 expects up to "
+        f"leaves {100 * half.measured:.3f} % of the bits wrong and finds {100 * half.found:.0f} % "
+        f"of the words from {_NOISE} bits of noise; with a fifth of the counters flipped it is "
+        f"{100 * fifth.measured:.3f} % and {100 * fifth.found:.0f} %. Nothing breaks at once: "
+        "errors follow the theory all the way to chance. The closed form of 1993 expects up to "
         f"{over:.3f} more wrong bits than there are when few locations are left, because it counts "
         "the varying number of active locations, which all bits of a word share, as noise."
     )
@@ -137,9 +145,7 @@ def _wrong_bits(n_locations: int, n_words: int, p: float, flipped: float) -> flo
 
 def _claim(text: str, rows: list[_Row]) -> Claim:
     gap = max(abs(row.measured - row.expected) for row in rows)
-    within = all(
-        abs(row.measured - row.expected) <= max(0.01, 4 * row.error) for row in rows
-    )
+    within = all(abs(row.measured - row.expected) <= max(0.01, 4 * row.error) for row in rows)
     return Claim(
         text,
         "share of wrong bits within 0.01, or 4 standard errors, of the theory",
@@ -151,7 +157,7 @@ def _claim(text: str, rows: list[_Row]) -> Claim:
 def _flip_counters(contents: torch.Tensor, share: float, generator: torch.Generator) -> None:
     """Change the sign of a random share of the counters (none is at the end of its range)."""
     for part in contents.split(10_000):
-        part *= 1 - 2 * (torch.rand(part.shape, generator=generator) < share).to(part.dtype)
+        part.mul_(1 - 2 * (torch.rand(part.shape, generator=generator) < share).to(part.dtype))
 
 
 def _found(
@@ -184,8 +190,8 @@ EXPERIMENT = Experiment(
     name="degradation",
     question="What is left when parts of the memory are destroyed?",
     method=(
-        "A memory loaded to 1 % is damaged: a share of its hard locations is emptied, or a share of "
-        "its counters changes sign. Words stored under unrelated addresses are read once; words "
+        "A memory loaded to 1 % is damaged: a share of its hard locations is emptied, or a share "
+        "of its counters changes sign. Words stored under unrelated addresses are read once; words "
         "stored under themselves are recalled from 100 bits of noise, found within 50 bits."
     ),
     prediction=(

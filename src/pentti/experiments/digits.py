@@ -72,13 +72,16 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     for name, decoder in decoders.items():
         by_noise[name] = [
             _errors(decoder, one_each, bits.flip(one_each, noise, generator=generator))
-            for noise in (*_NOISES[:],)
+            for noise in _NOISES
         ]
         by_noise[name].append(_errors(decoder, one_each, _upper_half(one_each)))
         yield Step(0.1 + 0.1 * len(by_noise))
     by_stored: dict[str, list[tuple[float, float]]] = {}
     control = bits.random(_STORED[-1], _N_BITS, generator=generator)
-    series = {**{name: (d, words) for name, d in decoders.items()}, "random words": (random, control)}
+    series = {
+        **{name: (d, words) for name, d in decoders.items()},
+        "random words": (random, control),
+    }
     for name, (decoder, items) in series.items():
         by_stored[name] = [_errors(decoder, items[:n], items[:n][:100]) for n in _STORED]
         yield Step(0.4 + 0.15 * len(by_stored))
@@ -95,10 +98,16 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
         _claims(limits, by_stored, by_noise, random),
         [pictures, _draw(by_noise, by_stored)],
         [
-            Table("Ten digits stored: wrong bits (of 1,024) and share recalled exactly, by cue",
-                  ("cue", *_headings(decoders)), noise_rows),
-            Table("Wrong bits and share recalled exactly from the exact cue, by number stored",
-                  ("stored", *_headings(series)), stored_rows),
+            Table(
+                "Ten digits stored: wrong bits (of 1,024) and share recalled exactly, by cue",
+                ("cue", *_headings(decoders)),
+                noise_rows,
+            ),
+            Table(
+                "Wrong bits and share recalled exactly from the exact cue, by number stored",
+                ("stored", *_headings(series)),
+                stored_rows,
+            ),
         ],
         _conclusion(limits, by_stored, by_noise),
         {"n_locations": [d.n_locations for d in decoders.values()], "seeds": [11, 12, 13]},
@@ -146,11 +155,11 @@ def _pictures(
     cues = {"100 flipped bits": bits.flip(one_each, 100, generator=generator)}
     cues["upper half"] = _upper_half(one_each)
     for cue_name, cue in cues.items():
-        rows.append((f"cue: {cue_name}", as_pictures(cue)))
+        rows.append((f"cue,\n{cue_name}", as_pictures(cue)))
         for name in list(decoders)[:2]:
             memory = SparseDistributedMemory(decoders[name])
             memory.write(one_each)
-            rows.append((f"recalled: {name}", as_pictures(memory.recall(cue).word)))
+            rows.append((f"recalled,\n{name}", as_pictures(memory.recall(cue).word)))
     return images(rows, "Ten stored digits, cues, and what two memories recall from them.")
 
 
@@ -210,15 +219,18 @@ def _conclusion(
     hundred, half = _NOISES.index(100), len(_NOISES)
     chosen = by_noise["selected coordinates"]
     return (
-        f"Ten digits are recalled exactly from 100 flipped bits in {100 * chosen[hundred][1]:.0f} % "
-        f"of the cases with selected coordinates, and from the upper half alone in "
-        f"{100 * chosen[half][1]:.0f} %. Thermometer-coded digits lie about 250 bits apart where "
-        f"random words lie 512 apart, so what they have in common adds up: the theory's limit is "
-        f"{limits['random hard locations']:.0f} digits for random hard locations, and with all "
-        f"1,797 stored {100 * by_stored['random hard locations'][-1][1]:.0f} % come back exactly. "
+        f"Ten digits are recalled exactly from 100 flipped bits in "
+        f"{100 * chosen[hundred][1]:.0f} % of the cases with selected coordinates, and from the "
+        f"upper half alone in {100 * chosen[half][1]:.0f} %. Thermometer-coded digits lie about "
+        f"250 bits apart where random words lie 512 apart, so what they have in common adds up: "
+        f"the theory's limit is {limits['random hard locations']:.0f} digits for random hard "
+        f"locations, and with all 1,797 stored "
+        f"{100 * by_stored['random hard locations'][-1][1]:.0f} % come back exactly. "
         f"Placing the hard locations where the data are, as Kanerva advises, brings "
         f"{100 * by_stored[_AT_DATA][-1][1]:.0f} % of all 1,797 back from the exact cue, at the "
-        f"price of reach: its radius of {_DATA_RADIUS} bits finds nothing from 100 flipped bits."
+        f"price of reach: within its radius of {_DATA_RADIUS} bits it recalls "
+        f"{100 * by_noise[_AT_DATA][_NOISES.index(50)][1]:.0f} % of ten digits from 50 flipped "
+        f"bits, and {100 * by_noise[_AT_DATA][hundred][1]:.0f} % from 100."
     )
 
 
@@ -243,11 +255,11 @@ EXPERIMENT = Experiment(
     name="digits",
     question="Does it recall real handwritten digits?",
     method=(
-        "scikit-learn's 1,797 digits of 8 × 8 pixels are thermometer-coded to 1,024 bits and stored "
-        "under themselves. Cues are digits with flipped bits, and the upper half of the image with "
-        "the lower one blank. Three memories: random hard locations (activation probability "
-        "0.001), Jaeckel's selected coordinates (12 of 1,024), and hard locations placed at "
-        "the digits themselves (radius 60)."
+        "scikit-learn's 1,797 digits of 8 × 8 pixels are thermometer-coded to 1,024 bits and "
+        "stored under themselves. Cues are digits with flipped bits, and the upper half of the "
+        "image with the lower one blank. Three memories: random hard locations (activation "
+        "probability 0.001), Jaeckel's selected coordinates (12 of 1,024), and hard locations "
+        "placed at the digits themselves (radius 60)."
     ),
     prediction=(
         "A handful of digits are recalled through much noise. Kanerva's theory is for "

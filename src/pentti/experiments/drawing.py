@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.figure import Figure as Canvas
 
 from pentti.experiments.finding import Figure
@@ -19,7 +20,7 @@ COLOURS = ("#3b82c4", "#d1622b", "#2f9e6e", "#a463c7", "#b8860b", "#cc4778")
 """Told apart by the colour-blind too, and visible on white and on black."""
 
 _INK = "#010203"  # stands for the reader's ink until the drawing is text
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pentti",
     "font.family": "sans-serif",
@@ -30,11 +31,9 @@ _STYLE = {
     "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "xtick.color": _INK,
     "ytick.color": _INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
 }
@@ -65,6 +64,12 @@ def draw(canvas: Canvas, caption: str) -> Figure:
     Returns:
         The figure of the report.
     """
+    for axis in canvas.axes:
+        legend = axis.get_legend()
+        if legend is not None:
+            legend.set_frame_on(False)
+            for label in legend.get_texts():
+                label.set(color=_INK, fontsize=9.5)
     text = io.StringIO()
     with mpl.rc_context(_STYLE):
         canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None})

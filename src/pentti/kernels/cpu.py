@@ -196,8 +196,8 @@ def _in_blocks(
     return torch.from_numpy(locations), torch.from_numpy(meter.cumsum())
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _scan(tiles, low, high, n_locations, cues, n_cues, radius, cue_of, location_of):  # type: ignore[no-untyped-def]
+@_compiled
+def _scan(tiles, low, high, n_locations, cues, n_cues, radius, cue_of, location_of):
     group = 1 if len(cues) == 1 else 4
     n_found = 0
     for tile in range(low, high):
@@ -220,8 +220,8 @@ def _scan(tiles, low, high, n_locations, cues, n_cues, radius, cue_of, location_
     return n_found
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _transpose(cues, satisfied):  # type: ignore[no-untyped-def]
+@_compiled
+def _transpose(cues, satisfied):
     """Bit b of ``satisfied[2 c + v]`` says whether bit c of cue b is v."""
     one = np.uint64(1)
     for b in range(len(cues)):
@@ -230,8 +230,8 @@ def _transpose(cues, satisfied):  # type: ignore[no-untyped-def]
             satisfied[2 * c + np.int64(value)] |= one << np.uint64(b)
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _match(literals, low, high, satisfied, everyone, cue_of, location_of):  # type: ignore[no-untyped-def]
+@_compiled
+def _match(literals, low, high, satisfied, everyone, cue_of, location_of):
     n_found = 0
     for location in range(low, high):
         hits = everyone
@@ -249,27 +249,27 @@ def _match(literals, low, high, satisfied, everyone, cue_of, location_of):  # ty
     return n_found
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _place(cue_of, location_of, cursor, locations):  # type: ignore[no-untyped-def]
+@_compiled
+def _place(cue_of, location_of, cursor, locations):
     for i in range(len(cue_of)):
         cue = cue_of[i]
         locations[cursor[cue]] = location_of[i]
         cursor[cue] += 1
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _add_saturating(contents, low, high, locations, offsets, data):  # type: ignore[no-untyped-def]
+@_compiled
+def _add_saturating(contents, low, high, locations, offsets, data):
     for b in range(len(data)):
         row = locations[offsets[b] : offsets[b + 1]]
         step = data[b]
         for i in range(np.searchsorted(row, low), np.searchsorted(row, high)):
             counters = contents[row[i]]
             for u in range(len(step)):
-                counters[u] = saturating_add(counters[u], step[u])
+                counters[u] = saturating_add(counters[u], step[u])  # type: ignore[call-arg]
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _add_real(contents, low, high, locations, offsets, data, weights):  # type: ignore[no-untyped-def]
+@_compiled
+def _add_real(contents, low, high, locations, offsets, data, weights):
     for b in range(len(data)):
         start = offsets[b]
         row = locations[start : offsets[b + 1]]
@@ -281,8 +281,8 @@ def _add_real(contents, low, high, locations, offsets, data, weights):  # type: 
                 sums[u] += weight * step[u]
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _sum_counters(contents, low, high, locations, offsets, partial, sums):  # type: ignore[no-untyped-def]
+@_compiled
+def _sum_counters(contents, low, high, locations, offsets, partial, sums):
     width = contents.shape[1]
     for b in range(low, high):
         start = offsets[b]
@@ -304,8 +304,8 @@ def _sum_counters(contents, low, high, locations, offsets, partial, sums):  # ty
             start = stop
 
 
-@_compiled  # type: ignore[untyped-decorator]
-def _sum_real(contents, low, high, locations, offsets, weights, sums):  # type: ignore[no-untyped-def]
+@_compiled
+def _sum_real(contents, low, high, locations, offsets, weights, sums):
     for b in range(low, high):
         total = sums[b]
         for i in range(offsets[b], offsets[b + 1]):

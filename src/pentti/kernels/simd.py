@@ -23,7 +23,7 @@ _LANE = ir.VectorType(_I64, LANES)
 
 
 def _within_radius(n_cues: int) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def within_radius(
         typing_context: Any, tiles: Any, tile: Any, cues: Any, first: Any, radius: Any
     ) -> Any:
@@ -76,7 +76,7 @@ def _splat(builder: Any, scalar: Any) -> Any:
     return builder.shuffle_vector(one, empty, zeros)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def saturating_add(typing_context: Any, a: Any, b: Any) -> Any:
     """The sum a + b in the type of `a`, stopped at its largest and smallest value."""
     del typing_context

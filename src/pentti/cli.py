@@ -1,0 +1,89 @@
+"""The command line: a thin coat over the library. It imports the heavy parts only to use them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import pentti
+from pentti.errors import PenttiError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Kanerva's Sparse Distributed Memory (1988), as a working part of machine learning.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"pentti {pentti.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def report(
+    full: Annotated[
+        bool, typer.Option("--full/--quick", help="Larger sizes, for hours; or minutes.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Show this section only; may be given several times."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the page and the results.")
+    ] = Path("pentti-report"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run again what an earlier run has finished.")
+    ] = False,
+) -> None:
+    """Run the experiments and make one HTML page of what they found.
+
+    Stopped half-way, the same command goes on after the last finished section.
+    """
+    try:
+        from pentti import report as reporting
+    except ModuleNotFoundError as error:
+        message = f"pentti: the report needs {error.name}; install it with: "
+        typer.echo(message + "pip install 'pentti[report]'", err=True)
+        raise typer.Exit(1) from None
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:12}"), BarColumn(), TimeElapsedColumn())
+    experiments = reporting.chosen(only or [])
+    with Progress(*columns, console=console) as bars:
+        tasks = {e.name: bars.add_task(e.name, total=1.0, start=False) for e in experiments}
+        steps = reporting.build(out, "full" if full else "quick", only or [], fresh)
+        try:
+            for step in steps:
+                bars.start_task(tasks[step.name])
+                bars.update(tasks[step.name], completed=step.share)
+                if step.section is not None:
+                    how = "kept" if step.reused else "done"
+                    bars.console.print(f"{how} {step.name}: {step.section.experiment.question}")
+        except KeyboardInterrupt:
+            bars.stop()
+            message = f"pentti: stopped; finished sections are kept in {out}, the same command "
+            typer.echo(message + "goes on from there", err=True)
+            raise typer.Exit(130) from None
+    typer.echo(out.resolve() / "index.html")
+
+
+def main() -> None:
+    """Run the command line; an error that pentti raised on purpose is one sentence."""
+    try:
+        app()
+    except PenttiError as error:
+        typer.echo(f"pentti: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,98 @@
+"""Run the experiments that are not done yet, and draw the page after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pentti import checks
+from pentti.experiments import EXPERIMENTS
+from pentti.experiments.finding import Experiment, Finding, Size
+from pentti.files import replacing
+from pentti.report import sections
+from pentti.report.page import render
+from pentti.report.sections import Section
+
+__all__ = ["Progress", "build", "chosen"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the report has come.
+
+    Attributes:
+        name: The experiment at work.
+        share: Share of its work that is done, from 0 to 1.
+        section: The finished section, at a share of 1.
+        reused: Whether an earlier run had finished it.
+    """
+
+    name: str
+    share: float
+    section: Section | None = None
+    reused: bool = False
+
+
+def chosen(only: Sequence[str]) -> list[Experiment]:
+    """The experiments of these names, in the order of the report; all of them for no names.
+
+    Args:
+        only: Names of experiments.
+
+    Returns:
+        The experiments.
+
+    Raises:
+        ArgumentError: if there is no experiment of a name.
+    """
+    for name in only:
+        checks.one_of("report", "only", name, EXPERIMENTS)
+    return [e for e in EXPERIMENTS.values() if not only or e.name in only]
+
+
+def build(
+    out: Path, size: Size = "quick", only: Sequence[str] = (), fresh: bool = False
+) -> Iterator[Progress]:
+    """Make the page `index.html`, a section at a time; what is done stays done.
+
+    Args:
+        out: Folder for the page and, under `results`, for JSON, CSV and SVG.
+        size: "quick" for minutes, "full" for the larger sizes.
+        only: Names of the experiments to show; none for all.
+        fresh: Whether to run again what an earlier run of the same code has finished.
+
+    Yields:
+        The progress of each section.
+
+    Raises:
+        ArgumentError: if there is no experiment of a name.
+        StoreError: if something cannot be written.
+    """
+    page, results, done = out / "index.html", out / "results", list[Section]()
+    experiments = chosen(only)
+    sections.make(results)
+    for experiment in experiments:
+        section = None if fresh else sections.load(results, experiment, size)
+        reused = section is not None
+        if section is None:
+            section = yield from _run(experiment, size)
+            sections.save(results, section)
+        done.append(section)
+        with replacing(page) as draft:
+            draft.write_text(render(done), encoding="utf-8")
+        yield Progress(experiment.name, 1.0, section, reused)
+
+
+def _run(experiment: Experiment, size: Size) -> Generator[Progress, None, Section]:
+    start = time.perf_counter()
+    yield Progress(experiment.name, 0.0)
+    steps = experiment.run(size)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            finding: Finding = stop.value
+            return Section(experiment, finding, size, time.perf_counter() - start)
+        yield Progress(experiment.name, min(step.share, 0.999))

@@ -1,0 +1,310 @@
+"""The benchmarks give a time to right results only, keep what they wrote, and judge themselves."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import __main__ as command
+from benchmarks import cases, machine, processes, table, targets, timing
+from benchmarks.cases import CASES, Job, Settings
+from benchmarks.peers import PEERS
+from benchmarks.problems import Problem, Size, packed, within
+from benchmarks.scanners import SCANNERS
+from benchmarks.timing import Comparison, Entry, Patience
+from pentti.kernels import cpu, reference
+
+TINY = Size(address_bits=65, n_locations=1003, radius=24, noise=3, n_words=11)
+BRIEF = Settings(2, n_locations=(1003,), batches=(1, 5), patience=Patience(2, 0.0, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def run(case, *peers):
+    return list(Job(case, TINY, BRIEF, peers).lines())
+
+
+def of(lines, entry):
+    return [line for line in lines if line["entry"] == entry]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_case_times_a_right_result(case):
+    lines = run(case)
+    assert not [line["error"] for line in lines if "error" in line]
+    assert lines
+    for line in lines:
+        assert 0 < line["min_s"] <= line["q1_s"] <= line["median_s"] <= line["q3_s"]
+        assert line["per_second"] == pytest.approx(line["n_cues"] / line["median_s"])
+        assert line["repetitions"] >= 2
+
+
+def test_memory_covers_each_operation_batch_and_dtype():
+    lines = run("memory")
+    found = {(line["operation"], line["batch"], line["entry"]) for line in lines}
+    wanted = {
+        (operation, batch, f"{who} {dtype}")
+        for operation, part in (("write", "scatter"), ("read", "gather"), ("recall", None))
+        for who in ("pentti", part)
+        for dtype in ("int8", "int16")
+        for batch in (1, 5)
+        if who
+    }
+    assert found == wanted
+    assert {line["ratio"] for line in of(lines, "pentti int8")} == {1.0}
+
+
+def test_the_reference_is_the_definition():
+    problem = Problem(TINY)
+    cues = torch.from_numpy(packed(problem.cues).view(np.int64))
+    locations, offsets = within(problem.hard, packed(problem.cues), TINY.radius)
+    right = reference.hamming_scan(problem.decoder.address_tiles, 1003, cues, TINY.radius, 0.0)
+    assert locations.tolist() == right[0].tolist()
+    assert offsets.tolist() == right[1].tolist()
+    assert len(locations) > 11
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in SCANNERS if name != "pentti"])
+def test_each_scanner_at_hand_finds_what_the_reference_finds(name):
+    if importlib.util.find_spec(SCANNERS[name].module) is None:
+        pytest.skip("not installed")
+    lines = of(run("scan", name), name)
+    assert len(lines) == 2
+    assert all(line["ratio"] > 0 for line in lines)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PEERS)
+def test_each_memory_at_hand_reads_what_the_reference_reads(name):
+    if importlib.util.find_spec(PEERS[name].module) is None:
+        pytest.skip("not installed")
+    lines = of(run("memory", name), name)
+    assert len(lines) == 6
+    assert all(line["ratio"] > 0 for line in lines)
+
+
+def test_a_scan_that_loses_a_location_gets_no_time(monkeypatch):
+    def lose_one(*arguments):
+        locations, offsets = scan(*arguments)
+        return locations[:-1], offsets.clamp(max=len(locations) - 1)
+
+    scan = cpu.hamming_scan
+    monkeypatch.setattr(cpu, "hamming_scan", lose_one)
+    lines = run("scan", "numpy loop")
+    assert {line["error"] for line in of(lines, "pentti")} == {
+        "wrong result: another number of active locations"
+    }
+    assert all("median_s" not in line for line in of(lines, "pentti"))
+    assert all(line["median_s"] > 0 for line in of(lines, "numpy loop"))
+    assert all("ratio" not in line for line in lines)
+
+
+def test_a_scan_that_mistakes_a_location_gets_no_time(monkeypatch):
+    scan = cpu.hamming_scan
+    monkeypatch.setattr(cpu, "hamming_scan", lambda *a: ((found := scan(*a))[0] ^ 1, found[1]))
+    assert of(run("scan"), "pentti")[0]["error"] == "wrong result: other active locations"
+
+
+def test_a_gather_that_adds_up_wrongly_gets_no_time(monkeypatch):
+    monkeypatch.setattr(cpu, "sum_rows", lambda *a: -reference.sum_rows(*a))
+    lines = run("memory")
+    assert of(lines, "gather int8")[0]["error"] == "wrong result: other sums"
+    (read, *_) = [line for line in of(lines, "pentti int8") if line["operation"] == "read"]
+    assert "bits differ" in read["error"]
+    assert "median_s" not in read
+
+
+def test_a_scatter_that_forgets_gets_no_time(monkeypatch):
+    monkeypatch.setattr(cpu, "add_rows", lambda *_: None)
+    lines = run("memory")
+    error = "wrong result: the counters do not add up to what was written"
+    assert of(lines, "pentti int16")[0]["error"] == error
+    assert of(lines, "scatter int8")[0]["error"] == error
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(SCANNERS["faiss"], "module", "no_such_module")
+    (line,) = of(run("scan", "faiss"), "faiss")
+    assert line["skipped"] == "not installed"
+
+
+def test_a_peer_too_large_for_the_machine_is_named(monkeypatch):
+    monkeypatch.setattr(machine, "free_bytes", lambda: 100_000)
+    (line,) = of(run("memory", "numpy loop"), "numpy loop")
+    assert line["skipped"] == "needs 0.0 GB of memory, 0.0 GB are free"
+
+
+def test_an_entry_that_raises_is_an_error_and_the_others_go_on():
+    def fail(repetition):
+        raise MemoryError("too much")
+
+    fine = Entry("fine", lambda repetition: repetition, 1, lambda _: None)
+    broken = Entry("broken", fail, 1, lambda _: None)
+    lines = list(timing.measure(Comparison({}, [broken, fine]), BRIEF.patience))
+    assert lines[0]["error"] == "MemoryError: too much"
+    assert lines[1]["median_s"] > 0
+
+
+def test_entries_take_turns_and_are_reset():
+    calls = []
+    entries = [
+        Entry(
+            name,
+            lambda repetition, name=name: calls.append((name, repetition)),
+            1,
+            lambda _: None,
+            lambda name=name: calls.append((name, "reset")),
+        )
+        for name in "ab"
+    ]
+    list(timing.measure(Comparison({}, entries), Patience(2, 0.0, 1.0)))
+    check, times = calls[:4], calls[4:]
+    assert check == [("a", 0), ("a", "reset"), ("b", 0), ("b", "reset")]
+    assert times == [
+        *[(name, repetition) for repetition in (0, 1, 2) for name in "ab"],
+        ("a", "reset"),
+        ("b", "reset"),
+    ]
+
+
+def test_patience_ends_for_slow_entries():
+    patience = Patience(5, 1.0, 20.0)
+    assert not patience.is_enough([0.1] * 5)
+    assert patience.is_enough([0.2] * 5)
+    assert patience.is_enough([10.0] * 3)
+    assert not patience.is_enough([30.0])
+
+
+def test_a_process_sends_its_lines_and_its_errors():
+    (line,) = processes.in_process(Job("stream", TINY, BRIEF))
+    assert line["entry"] == "stream"
+    assert line["size_bytes"] == 126 * 2 * 8 * 8
+    (line,) = processes.in_process(Job("stream", TINY, "no settings"))
+    assert line["error"].startswith("AttributeError: ")
+
+
+def test_quick_leaves_the_large_size_out():
+    settings = Settings(**command.QUICK)
+    assert [job.size.n_locations for job in cases.jobs("scan", settings)] == [100_000, 100_000]
+    assert [job.size.n_locations for job in cases.jobs("small", settings)] == [20_000]
+    assert {job.size.n_locations for job in cases.jobs("build", Settings())} == {10**5, 10**6}
+
+
+def test_list_names_each_case():
+    result = CliRunner().invoke(command.app, ["--list"])
+    assert result.exit_code == 0
+    assert [row.split()[0] for row in result.stdout.splitlines()] == list(CASES)
+
+
+def test_an_unknown_case_is_one_sentence(tmp_path):
+    out = tmp_path / "results.jsonl"
+    result = CliRunner().invoke(command.app, ["--case", "scam", "--out", str(out)])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "benchmarks: there is no case 'scam'; the cases are stream, scan, memory, build, small\n"
+    )
+    assert not out.exists()
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
+    result = CliRunner().invoke(command.app, ["--case", "stream", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.stderr == f"benchmarks: cannot write {tmp_path}: Is a directory\n"
+
+
+def test_ctrl_c_keeps_the_lines_so_far(tmp_path, monkeypatch):
+    def one_line_then_stop(job):
+        yield {**job.facts("stream"), "entry": "stream", "error": "x"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "in_process", one_line_then_stop)
+    out = tmp_path / "new" / "results.jsonl"
+    result = CliRunner().invoke(command.app, ["--out", str(out)])
+    assert result.exit_code == 130
+    assert f"stopped; the lines so far are in {out}" in result.stderr
+    assert [line["case"] for line in table.read_lines(out)] == ["machine", "stream"]
+
+
+def line(entry, median_s, **facts):
+    return {
+        "case": "memory", "beside": [entry], "batch": 1, "n_cues": facts.get("batch", 1),
+        "n_locations": 10**6, "entry": entry, "repetitions": 5, "stream_s": 1.0, "threads": 2,
+        "median_s": median_s, "min_s": median_s, "q1_s": median_s, "q3_s": median_s,
+        "per_second": facts.get("batch", 1) / median_s, **facts,
+    }  # fmt: skip
+
+
+def scans(one_cue_s, faiss_ratio):
+    facts = {"case": "scan", "operation": "scan", "beside": ["faiss"]}
+    return [
+        line("pentti", one_cue_s, **facts, ratio=1.0),
+        line("faiss", 9.0, **facts, batch=256, ratio=faiss_ratio),
+    ]
+
+
+def judged(lines):
+    return {one.what: one for one in targets.targets(targets.Lines(lines))}
+
+
+def test_targets_are_worked_out_from_the_lines():
+    met = judged(scans(1.3, 6.5))
+    one = met["scan, 1 cue, over the stream of the addresses"]
+    assert (one.measured, one.is_met) == ("1.30 ×", True)
+    assert met["scan, 256 cues, speed over faiss"].is_met is True
+    assert met["scan, 256 cues, speed over numkong"].is_met is None
+    missed = judged(scans(1.5, 5.9))
+    assert missed["scan, 1 cue, over the stream of the addresses"].is_met is False
+    assert missed["scan, 256 cues, speed over faiss"].is_met is False
+
+
+@pytest.mark.parametrize(("read_s", "is_met"), [(1.9, True), (2.2, False)])
+def test_a_read_may_take_the_stream_and_the_gather(read_s, is_met):
+    facts = {"operation": "read", "beside": ["sdm"]}
+    lines = [line("pentti int8", read_s, **facts), line("gather int8", 0.4, **facts)]
+    one = judged(lines)["read, 1 cue, int8"]
+    assert (one.wanted, one.is_met) == ("≤ 1.6 × stream + gather = 2000.00 ms", is_met)
+
+
+def test_a_batch_is_judged_by_the_best_single_peer():
+    lines = [
+        line("pentti int8", 1.0, operation="read", batch=256, beside=["sdm", "numpy loop"]),
+        line("sdm", 0.1, operation="read"),
+        line("numpy loop", 0.01, operation="read"),
+    ]
+    one = judged(lines)["read, 256 cues, rate over the best peer's with one cue (numpy loop)"]
+    assert (one.measured, one.is_met) == ("2.6 ×", False)
+
+
+def test_the_page_shows_figures_targets_and_what_was_left_out():
+    excuse = {"case": "scan", "operation": "scan", "batch": 1, "n_locations": 10**6}
+    lines = [
+        json.loads(json.dumps(machine.describe())),
+        *scans(1.5, 6.5),
+        {**excuse, "entry": "numkong", "skipped": "not installed"},
+    ]
+    text = table.page(lines)
+    assert "| scan, 1 cue, over the stream of the addresses | ≤ 1.4 × | 1.50 × | **no** |" in text
+    assert "| 1,000,000 | 1 | 1,500 (1,500–1,500) | 1.50 | – | – | – | – |" in text
+    assert "| 1,000,000 | 256 | – | – | 9,000 (6.5 ×) | – | – | – |" in text
+    assert "| scan | 1,000,000 | numkong | not installed |" in text
+    assert f"torch {torch.__version__}" in text
+
+
+def test_table_without_a_file_is_one_sentence(tmp_path, capsys):
+    assert table._main([str(tmp_path / "none.jsonl")]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks.table: cannot read ")
+    assert table._main([]) == 2
+    assert capsys.readouterr().err == "benchmarks.table: give one results file\n"
