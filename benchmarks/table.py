@@ -160,7 +160,7 @@ def _sizes(lines: Lines, operation: str) -> list[tuple[int, int]]:
 
 def _own(line: Line | None) -> Iterator[str]:
     yield _time(line)
-    yield f"{line['median_s'] / line['stream_s']:.2f}" if line and "stream_s" in line else "–"
+    yield _digits(line["median_s"] / line["stream_s"]) if line and "stream_s" in line else "–"
 
 
 def _time(line: Line | None) -> str:

@@ -192,8 +192,8 @@ def test_a_process_sends_its_lines_and_its_errors():
     (line,) = processes.in_process(Job("stream", TINY, BRIEF))
     assert line["entry"] == "stream"
     assert line["size_bytes"] == 126 * 2 * 8 * 8
-    (line,) = processes.in_process(Job("stream", TINY, "no settings"))
-    assert line["error"].startswith("AttributeError: ")
+    (line,) = processes.in_process(Job("nonsense", TINY, BRIEF))
+    assert (line["entry"], line["error"]) == ("all", "KeyError: 'nonsense'")
 
 
 def test_quick_leaves_the_large_size_out():
@@ -297,7 +297,7 @@ def test_the_page_shows_figures_targets_and_what_was_left_out():
     ]
     text = table.page(lines)
     assert "| scan, 1 cue, over the stream of the addresses | ≤ 1.4 × | 1.50 × | **no** |" in text
-    assert "| 1,000,000 | 1 | 1,500 (1,500–1,500) | 1.50 | – | – | – | – |" in text
+    assert "| 1,000,000 | 1 | 1,500 (1,500–1,500) | 1.5 | – | – | – | – |" in text
     assert "| 1,000,000 | 256 | – | – | 9,000 (6.5 ×) | – | – | – |" in text
     assert "| scan | 1,000,000 | numkong | not installed |" in text
     assert f"torch {torch.__version__}" in text

@@ -15,7 +15,13 @@ from numba import njit
 from torch import Tensor
 
 from pentti.kernels.layout import LANES
-from pentti.kernels.simd import saturating_add, within_radius_1, within_radius_4
+from pentti.kernels.simd import (
+    prefetch_to_read,
+    prefetch_to_write,
+    saturating_add,
+    within_radius_1,
+    within_radius_4,
+)
 from pentti.kernels.threads import over_ranges
 
 __all__ = ["add_rows", "hamming_scan", "literal_match", "sum_rows"]
@@ -27,6 +33,7 @@ _SCAN_CUES = 256  # cues that stay in the first-level cache during a scan
 _MATCH_CUES = 64  # cues that share one 64-bit word in a match
 _GROUP = 4  # cues that share one load of a tile
 _FLUSH_ROWS = 1 << 14  # 2¹⁴ int16 counters cannot overflow an int32
+_AHEAD = 8  # rows of contents that are on their way while one is at work
 _SHARE_WORK = 1 << 18  # counters, or words compared, from which threads are worth waking
 
 _compiled = njit(nogil=True, cache=True)
@@ -262,7 +269,10 @@ def _add_saturating(contents, low, high, locations, offsets, data):
     for b in range(len(data)):
         row = locations[offsets[b] : offsets[b + 1]]
         step = data[b]
-        for i in range(np.searchsorted(row, low), np.searchsorted(row, high)):
+        last = np.searchsorted(row, high)
+        for i in range(np.searchsorted(row, low), last):
+            if i + _AHEAD < last:
+                prefetch_to_write(contents, row[i + _AHEAD])
             counters = contents[row[i]]
             for u in range(len(step)):
                 counters[u] = saturating_add(counters[u], step[u])  # type: ignore[call-arg]
@@ -291,6 +301,8 @@ def _sum_counters(contents, low, high, locations, offsets, partial, sums):
             partial[:] = 0
             fours = start + (stop - start) // 4 * 4
             for i in range(start, fours, 4):
+                for k in range(i + _AHEAD, min(i + _AHEAD + 4, stop)):
+                    prefetch_to_read(contents, locations[k])
                 c0, c1 = contents[locations[i]], contents[locations[i + 1]]
                 c2, c3 = contents[locations[i + 2]], contents[locations[i + 3]]
                 for u in range(width):

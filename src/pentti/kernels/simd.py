@@ -1,8 +1,8 @@
 """Instruction-level building blocks that numba has no words for.
 
-Numba compiles loops well but has neither a vector type nor a saturating addition. These
-intrinsics write LLVM's portable code for both directly, which LLVM turns into AVX-512
-VPOPCNTDQ, AVX2, NEON or whatever the machine has.
+Numba compiles loops well but has neither a vector type, nor a saturating addition, nor a
+prefetch. These intrinsics write LLVM's portable code for them directly, which LLVM turns into
+AVX-512 VPOPCNTDQ, AVX2, NEON or whatever the machine has.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from numba.extending import intrinsic
 
 from pentti.kernels.layout import LANES
 
-__all__ = ["saturating_add", "within_radius_1", "within_radius_4"]
+__all__ = [
+    "prefetch_to_read",
+    "prefetch_to_write",
+    "saturating_add",
+    "within_radius_1",
+    "within_radius_4",
+]
 
 _I64 = ir.IntType(64)
 _LANE = ir.VectorType(_I64, LANES)
+_LINE_BYTES = 64
 
 
 def _within_radius(n_cues: int) -> Any:
@@ -95,3 +102,34 @@ def saturating_add(typing_context: Any, a: Any, b: Any) -> Any:
 
 within_radius_1 = _within_radius(1)
 within_radius_4 = _within_radius(4)
+
+
+def _prefetch(for_writing: bool) -> Any:
+    @intrinsic
+    def prefetch(typing_context: Any, contents: Any, row: Any) -> Any:
+        """Ask for a row of contents ahead of its use: random rows are waited for otherwise."""
+        del typing_context, row
+        return types.void(contents, types.intp), _emit
+
+    def _emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        contents = context.make_array(signature.args[0])(context, builder, arguments[0])
+        octet, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [octet, i32, i32, i32])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        row_bytes = builder.extract_value(contents.strides, 0)
+        first = builder.bitcast(contents.data, octet)
+        first = builder.gep(first, [builder.mul(arguments[1], row_bytes)])
+        n_lines = builder.udiv(
+            builder.add(row_bytes, ir.Constant(_I64, _LINE_BYTES - 1)),
+            ir.Constant(_I64, _LINE_BYTES),
+        )
+        with cgutils.for_range(builder, n_lines) as loop:
+            line = builder.gep(first, [builder.mul(loop.index, ir.Constant(_I64, _LINE_BYTES))])
+            builder.call(fetch, [line, i32(int(for_writing)), i32(2), i32(1)])
+        return context.get_dummy_value()
+
+    return prefetch
+
+
+prefetch_to_read = _prefetch(for_writing=False)
+prefetch_to_write = _prefetch(for_writing=True)
