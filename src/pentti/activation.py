@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Activation:
     n_locations: int
     weights: Tensor | None = None
 
-    @property
+    @cached_property
     def meter(self) -> Tensor:
         """How many locations each address activates: int64 tensor of shape (B,)."""
         return self.offsets.diff()

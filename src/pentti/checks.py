@@ -12,7 +12,7 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable
-from typing import NoReturn, SupportsIndex
+from typing import NoReturn
 
 from pentti.errors import ArgumentError
 
@@ -62,13 +62,12 @@ def integer(where: str, argument: str, value: object, low: int, high: int | None
     Raises:
         ArgumentError: if it is not a whole number or lies outside the range.
     """
-    expected = f"be an integer {_range_text(low, high)}"
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        reject(where, argument, expected, value)
     try:
-        whole = operator.index(value)
+        whole = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        reject(where, argument, expected, value)
+        whole = None
+    if whole is None or isinstance(value, bool):
+        reject(where, argument, f"be an integer {_range_text(low, high)}", value)
     return int(in_range(where, argument, whole, low, high))
 
 

@@ -149,7 +149,9 @@ class SparseDistributedMemory(nn.Module):
         word = torch.empty((len(cues), self.word_bits), dtype=torch.bool, device=cues.device)
         meter = torch.empty(len(cues), dtype=torch.int64, device=cues.device)
         for rows, activation in self._blocks(cues):
-            torch.gt(self._sums(activation), 0, out=word[rows])
+            word[rows] = kernels.for_device(cues.device).majority_rows(
+                self.contents, activation.locations, activation.offsets, activation.weights
+            )
             meter[rows] = activation.meter
         return Reading(word.view(*shape, self.word_bits), meter.view(shape))
 

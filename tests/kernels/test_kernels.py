@@ -84,6 +84,8 @@ def test_add_and_sum_equal_the_reference(dtype, width, generator):
     sums = cpu.sum_rows(ours, *active)
     assert sums.dtype == (torch.float64 if dtype.is_floating_point else torch.int64)
     assert torch.equal(sums, reference.sum_rows(theirs, *active))
+    assert torch.equal(cpu.majority_rows(ours, *active), sums > 0)
+    assert torch.equal(reference.majority_rows(ours, *active), sums > 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -121,6 +123,7 @@ def test_sums_do_not_overflow(dtype):
     contents = torch.full((2, 3), extreme, dtype=dtype)
     locations, offsets = torch.ones(n, dtype=torch.int64), torch.tensor([0, n])
     assert cpu.sum_rows(contents, locations, offsets).tolist() == [[n * extreme] * 3]
+    assert not cpu.majority_rows(contents, locations, offsets).any()
 
 
 def test_results_do_not_depend_on_the_number_of_threads(generator):

@@ -42,6 +42,15 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Gather: the sum of the contents of active locations."""
 
+    def majority_rows(
+        self,
+        contents_MU: Tensor,
+        locations: Tensor,
+        offsets: Tensor,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Gather: whether that sum is above 0."""
+
 
 def for_device(device: torch.device) -> Kernels:
     """The fastest kernels for tensors on a device.

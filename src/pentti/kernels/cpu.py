@@ -19,12 +19,13 @@ from pentti.kernels.simd import (
     prefetch_to_read,
     prefetch_to_write,
     saturating_add,
+    trailing_zeros,
     within_radius_1,
     within_radius_4,
 )
 from pentti.kernels.threads import over_ranges
 
-__all__ = ["add_rows", "hamming_scan", "literal_match", "sum_rows"]
+__all__ = ["add_rows", "hamming_scan", "literal_match", "majority_rows", "sum_rows"]
 
 Array = npt.NDArray[Any]
 Hits = tuple[Array, Array]
@@ -145,21 +146,53 @@ def sum_rows(
     Returns:
         Tensor of shape (B, U): int64 for integer contents without weights, else float64.
     """
+    if weights is None and not contents_MU.is_floating_point():
+        return _gather(_sum_counters, contents_MU, locations, offsets, np.int64)
     contents, active, edges = contents_MU.numpy(), locations.numpy(), offsets.numpy()
-    exact = weights is None and not contents_MU.is_floating_point()
-    sums = np.zeros((len(edges) - 1, contents.shape[1]), dtype=np.int64 if exact else np.float64)
+    sums = np.zeros((len(edges) - 1, contents.shape[1]))
     share = _as_weights(weights)
 
     def add_up(low: int, high: int) -> None:
-        if exact:
-            narrow = np.int64 if contents.dtype == np.int32 else np.int32
-            partial = np.zeros(contents.shape[1], dtype=narrow)
-            _sum_counters(contents, low, high, active, edges, partial, sums)
-        else:
-            _sum_real(contents, low, high, active, edges, share, sums)
+        _sum_real(contents, low, high, active, edges, share, sums)
 
     over_ranges(add_up, len(sums), len(active) * contents.shape[1] >= _SHARE_WORK)
     return torch.from_numpy(sums)
+
+
+def majority_rows(
+    contents_MU: Tensor, locations: Tensor, offsets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Whether each sum of `sum_rows` is above 0; see `reference.majority_rows`.
+
+    Args:
+        contents_MU: int8, int16, int32, float32 or float64.
+        locations: As in `Activation`.
+        offsets: As in `Activation`.
+        weights: float, one for each entry of `locations`; None counts 1.
+
+    Returns:
+        Boolean tensor of shape (B, U).
+    """
+    if weights is not None or contents_MU.is_floating_point():
+        return sum_rows(contents_MU, locations, offsets, weights) > 0
+    return _gather(_majority_of_counters, contents_MU, locations, offsets, np.bool_)
+
+
+def _gather(
+    kernel: Callable[..., None], contents_MU: Tensor, locations: Tensor, offsets: Tensor, kind: Any
+) -> Tensor:
+    """Run a kernel that sums integer counters exactly, over shares of the batch."""
+    contents, active, edges = contents_MU.numpy(), locations.numpy(), offsets.numpy()
+    width = contents.shape[1]
+    result = np.empty((len(edges) - 1, width), dtype=kind)
+
+    def gather(low: int, high: int) -> None:
+        partial = np.empty(width, dtype=np.int64 if contents.dtype == np.int32 else np.int32)
+        total = np.empty(width, dtype=np.int64)
+        kernel(contents, low, high, active, edges, partial, total, result)
+
+    over_ranges(gather, len(result), len(active) * width >= _SHARE_WORK)
+    return torch.from_numpy(result)
 
 
 def _whole_groups(cues: Array) -> Array:
@@ -213,17 +246,15 @@ def _scan(tiles, low, high, n_locations, cues, n_cues, radius, cue_of, location_
                 hits = within_radius_1(tiles, tile, cues, first, radius)
             else:
                 hits = within_radius_4(tiles, tile, cues, first, radius)
-            bit = 0
             while hits:
-                if hits & np.uint64(1):
-                    cue, location = first + (bit >> 3), 8 * tile + (bit & 7)
-                    if cue < n_cues and location < n_locations:
-                        if n_found < len(cue_of):
-                            cue_of[n_found] = cue
-                            location_of[n_found] = location
-                        n_found += 1
-                hits >>= np.uint64(1)
-                bit += 1
+                bit = trailing_zeros(hits)
+                hits &= hits - np.uint64(1)
+                cue, location = first + (bit >> 3), 8 * tile + (bit & 7)
+                if cue < n_cues and location < n_locations:
+                    if n_found < len(cue_of):
+                        cue_of[n_found] = cue
+                        location_of[n_found] = location
+                    n_found += 1
     return n_found
 
 
@@ -244,15 +275,13 @@ def _match(literals, low, high, satisfied, everyone, cue_of, location_of):
         hits = everyone
         for k in range(literals.shape[1]):
             hits &= satisfied[literals[location, k]]
-        cue = 0
         while hits:
-            if hits & np.uint64(1):
-                if n_found < len(cue_of):
-                    cue_of[n_found] = cue
-                    location_of[n_found] = location
-                n_found += 1
-            hits >>= np.uint64(1)
-            cue += 1
+            cue = trailing_zeros(hits)
+            hits &= hits - np.uint64(1)
+            if n_found < len(cue_of):
+                cue_of[n_found] = cue
+                location_of[n_found] = location
+            n_found += 1
     return n_found
 
 
@@ -275,7 +304,7 @@ def _add_saturating(contents, low, high, locations, offsets, data):
                 prefetch_to_write(contents, row[i + _AHEAD])
             counters = contents[row[i]]
             for u in range(len(step)):
-                counters[u] = saturating_add(counters[u], step[u])  # type: ignore[call-arg]
+                counters[u] = saturating_add(counters[u], step[u])
 
 
 @_compiled
@@ -292,28 +321,43 @@ def _add_real(contents, low, high, locations, offsets, data, weights):
 
 
 @_compiled
-def _sum_counters(contents, low, high, locations, offsets, partial, sums):
-    width = contents.shape[1]
+def _sum_counters(contents, low, high, locations, offsets, partial, total, sums):
     for b in range(low, high):
-        start = offsets[b]
-        while start < offsets[b + 1]:
-            stop = min(offsets[b + 1], start + _FLUSH_ROWS)
-            partial[:] = 0
-            fours = start + (stop - start) // 4 * 4
-            for i in range(start, fours, 4):
-                for k in range(i + _AHEAD, min(i + _AHEAD + 4, stop)):
-                    prefetch_to_read(contents, locations[k])
-                c0, c1 = contents[locations[i]], contents[locations[i + 1]]
-                c2, c3 = contents[locations[i + 2]], contents[locations[i + 3]]
-                for u in range(width):
-                    partial[u] += c0[u] + c1[u] + c2[u] + c3[u]
-            for i in range(fours, stop):
-                c0 = contents[locations[i]]
-                for u in range(width):
-                    partial[u] += c0[u]
+        _sum_row(contents, locations[offsets[b] : offsets[b + 1]], partial, total)
+        for u in range(len(total)):
+            sums[b, u] = total[u]
+
+
+@_compiled
+def _majority_of_counters(contents, low, high, locations, offsets, partial, total, word):
+    for b in range(low, high):
+        _sum_row(contents, locations[offsets[b] : offsets[b + 1]], partial, total)
+        for u in range(len(total)):
+            word[b, u] = total[u] > 0
+
+
+@_compiled
+def _sum_row(contents, row, partial, total):
+    """Sum rows of counters four at a time, in a narrow type as long as it cannot overflow."""
+    width = len(total)
+    total[:] = 0
+    for start in range(0, len(row), _FLUSH_ROWS):
+        stop = min(len(row), start + _FLUSH_ROWS)
+        partial[:] = 0
+        fours = start + (stop - start) // 4 * 4
+        for i in range(start, fours, 4):
+            for k in range(i + _AHEAD, min(i + _AHEAD + 4, stop)):
+                prefetch_to_read(contents, row[k])
+            c0, c1 = contents[row[i]], contents[row[i + 1]]
+            c2, c3 = contents[row[i + 2]], contents[row[i + 3]]
             for u in range(width):
-                sums[b, u] += partial[u]
-            start = stop
+                partial[u] += c0[u] + c1[u] + c2[u] + c3[u]
+        for i in range(fours, stop):
+            c0 = contents[row[i]]
+            for u in range(width):
+                partial[u] += c0[u]
+        for u in range(width):
+            total[u] += partial[u]
 
 
 @_compiled

@@ -12,7 +12,7 @@ from torch import Tensor
 from pentti import bits
 from pentti.kernels.layout import untiled
 
-__all__ = ["add_rows", "hamming_scan", "literal_match", "sum_rows"]
+__all__ = ["add_rows", "hamming_scan", "literal_match", "majority_rows", "sum_rows"]
 
 _BUDGET = 1 << 22  # numbers held at a time
 
@@ -122,6 +122,23 @@ def sum_rows(
             part *= weights[entries, None]
         sums.index_add_(0, rows[entries], part)
     return sums
+
+
+def majority_rows(
+    contents_MU: Tensor, locations: Tensor, offsets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Whether each sum of `sum_rows` is above 0: the word that a read gives.
+
+    Args:
+        contents_MU: int8, int16, int32, float32 or float64.
+        locations: As in `Activation`.
+        offsets: As in `Activation`.
+        weights: float, one for each entry of `locations`; None counts 1.
+
+    Returns:
+        Boolean tensor of shape (B, U).
+    """
+    return sum_rows(contents_MU, locations, offsets, weights) > 0
 
 
 def _in_blocks(active, cue, n_locations: int, width: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]

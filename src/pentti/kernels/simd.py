@@ -1,8 +1,8 @@
 """Instruction-level building blocks that numba has no words for.
 
-Numba compiles loops well but has neither a vector type, nor a saturating addition, nor a
-prefetch. These intrinsics write LLVM's portable code for them directly, which LLVM turns into
-AVX-512 VPOPCNTDQ, AVX2, NEON or whatever the machine has.
+Numba compiles loops well but has no vectors, saturating addition, bit scan or prefetch. These
+intrinsics write LLVM's portable code for them directly, which LLVM turns into AVX-512 VPOPCNTDQ,
+AVX2, NEON or whatever the machine has.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "prefetch_to_read",
     "prefetch_to_write",
     "saturating_add",
+    "trailing_zeros",
     "within_radius_1",
     "within_radius_4",
 ]
@@ -84,7 +85,7 @@ def _splat(builder: Any, scalar: Any) -> Any:
 
 
 @intrinsic
-def saturating_add(typing_context: Any, a: Any, b: Any) -> Any:
+def _saturating_add(typing_context: Any, a: Any, b: Any) -> Any:
     """The sum a + b in the type of `a`, stopped at its largest and smallest value."""
     del typing_context
 
@@ -100,8 +101,16 @@ def saturating_add(typing_context: Any, a: Any, b: Any) -> Any:
     return a(a, b), emit
 
 
-within_radius_1 = _within_radius(1)
-within_radius_4 = _within_radius(4)
+@intrinsic
+def _trailing_zeros(typing_context: Any, value: Any) -> Any:
+    """The place of the lowest set bit of a uint64 that is not 0."""
+    del typing_context
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del context, signature
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.intp(value), emit
 
 
 def _prefetch(for_writing: bool) -> Any:
@@ -133,3 +142,7 @@ def _prefetch(for_writing: bool) -> Any:
 
 prefetch_to_read = _prefetch(for_writing=False)
 prefetch_to_write = _prefetch(for_writing=True)
+saturating_add: Any = _saturating_add
+trailing_zeros: Any = _trailing_zeros
+within_radius_1 = _within_radius(1)
+within_radius_4 = _within_radius(4)
