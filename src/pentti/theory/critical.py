@@ -25,7 +25,9 @@ def critical_distance(
 ) -> int:
     """The largest distance of a cue at which a read is expected to come nearer to the word.
 
-    Words are as long as addresses and heteroassociative: independent of the addresses. Three
+    Words are as long as addresses and heteroassociative: independent of the addresses
+    (autoassociative reading reaches further, and has no formula here). The expectation means
+    something where words share many hard locations with their cues, M·overlap ≫ 1. Three
     theories of the noise that the other words make are on offer:
 
     - ``"exact"``: another word adds O copies of itself, O being the hard locations that its
@@ -34,7 +36,7 @@ def critical_distance(
     - ``"independent"``: as if O were Poisson with one mean p²M, σ² = Tp²M(1 + p²M).
     - ``"simplified"``: as if the copies came one by one, σ² = Tp²M, with p a round number (one
       significant digit: .001 for radius 451 of 1000) and the signal by the normal approximation
-      of the circle intersection. It promises distances that a real memory does not reach.
+      of the circle intersection. It promises more than one heteroassociative read gives.
 
     Args:
         address_bits: Length of an address and of a word in bits, at least 2.
