@@ -386,7 +386,7 @@ def test_state_dict_round_trip(generator):
         ),
         (
             lambda m: m.read_mean(torch.zeros(130), -torch.ones(999)),
-            "read_mean: `weights` must be finite and at least 0, got -1.0",
+            "read_mean: `weights` must be at least 0, got -1.0",
         ),
     ],
 )
@@ -428,6 +428,19 @@ def test_bad_real_words_are_named():
         memory.write(torch.zeros(130), torch.zeros(2))
     with pytest.raises(ArgumentError, match="write: `word` must be on cpu, got meta"):
         memory.write(torch.zeros(130), torch.zeros(3, device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("abc", "write: `word` must be a tensor, an array or a list of numbers, got 'abc'"),
+        ([1j, 2j, 3j], "write: `word` must be real, got complex numbers"),
+        ([1.0, 2.0, 1e300], "write: `word` must be finite, got inf"),
+    ],
+)
+def test_words_that_are_no_reals_are_named(word, message):
+    with pytest.raises(ArgumentError, match=message):
+        make(word_bits=3, dtype=torch.float32).write(torch.zeros(130), word)
 
 
 def test_bad_settings_are_named():

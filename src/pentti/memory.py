@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pentti import bits, checks, decoders, kernels, persistence
+from pentti import bits, checks, decoders, kernels, persistence, reals
 from pentti.activation import Activation
 from pentti.decoders import Decoder
 from pentti.errors import ArgumentError, StoreError
@@ -188,7 +188,10 @@ class SparseDistributedMemory(nn.Module):
             ArgumentError: if a shape, a value or a device is wrong.
         """
         cues, shape = self._flat("read_mean", "cue", cue)
-        share = self._location_weights(weights)
+        share = None
+        if weights is not None:
+            device = self.contents.device
+            share = reals.as_weights("read_mean", "weights", weights, self.n_locations, device)
         mean = torch.empty((len(cues), self.word_bits), dtype=torch.float64, device=cues.device)
         meter = torch.empty(len(cues), dtype=torch.int64, device=cues.device)
         for rows, activation in self._blocks(cues):
@@ -429,7 +432,7 @@ class SparseDistributedMemory(nn.Module):
         if is_address:
             self._check_autoassociative(where)
         if self.counter_dtype.is_floating_point:
-            data = self._real(where, word)
+            data = reals.as_reals(where, "word", word, self.counter_dtype, self.contents.device)
         else:
             ones = bits.as_bits(where, "word", word, self.word_bits, self.contents.device)
             data = 2 * ones.to(torch.int8) - 1
@@ -437,30 +440,6 @@ class SparseDistributedMemory(nn.Module):
             got = checks.Words(f"shape {tuple(data.shape)}")
             checks.reject(where, "word", f"have shape {(*shape, self.word_bits)}", got)
         return data.reshape(-1, self.word_bits)
-
-    def _real(self, where: str, word: Any) -> Tensor:
-        data = torch.as_tensor(
-            word, device=None if isinstance(word, Tensor) else self.contents.device
-        )
-        if data.device != self.contents.device:
-            expected = f"be on {self.contents.device}"
-            checks.reject(where, "word", expected, checks.Words(str(data.device)))
-        data = data.detach().to(self.counter_dtype)
-        if not data.isfinite().all():
-            checks.reject(where, "word", "be finite", data[~data.isfinite()][0].item())
-        return data
-
-    def _location_weights(self, weights: Any) -> Tensor | None:
-        if weights is None:
-            return None
-        share = torch.as_tensor(weights, dtype=torch.float64, device=self.contents.device)
-        if share.shape != (self.n_locations,):
-            got = checks.Words(f"shape {tuple(share.shape)}")
-            checks.reject("read_mean", "weights", f"have shape ({self.n_locations},)", got)
-        if not (share.isfinite() & (share >= 0)).all():
-            strange = share[~(share >= 0) | ~share.isfinite()][0].item()
-            checks.reject("read_mean", "weights", "be finite and at least 0", strange)
-        return share
 
     def _check_autoassociative(self, where: str) -> None:
         if self.word_bits != self.address_bits:

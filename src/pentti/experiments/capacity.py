@@ -283,9 +283,9 @@ EXPERIMENT = Experiment(
     ),
     prediction=(
         "One heteroassociative read follows the theory with the exact variance (322, 208 and 152 "
-        "bits at 1,000, 5,000 and 10,000 words in 10⁶ locations), far below the popular 209 bits at "
+        "bits at 1,000, 5,000 and 10,000 words in 10⁶ locations), far below the popular 209 at "
         "10,000 words, which come from the simplified theory. Autoassociative reading reaches "
-        "further. Bits at the exact address are right with probability Φ(ρ) up to a load of 10 %."
+        "further. Bits at the exact address are right with probability Φ(ρ), to a load of 10 %."
     ),
     source=(
         "Kanerva, Sparse Distributed Memory (1988), chapter 7; Kanerva, Sparse Distributed Memory "
