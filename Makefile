@@ -35,7 +35,7 @@ clean:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "pentti needs Python 3.10 or newer, found: $$($(PYTHON) --version)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.report: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing pentti into $(VENV): a few minutes, once"

@@ -59,6 +59,16 @@ def test_padding_bits_stay_zero(width, n):
     assert torch.equal(bits.pack(bits.unpack(packed, width)), packed)
 
 
+def test_streams_of_different_purposes_have_nothing_in_common():
+    ball = bits.stream("hard addresses", 0)
+    drawn = bits.random(20, 1000, generator=torch.Generator().manual_seed(0))
+    for other in (bits.stream("chance", 0), bits.stream("hard addresses", 1)):
+        assert not torch.equal(bits.random(20, 1000, generator=other), drawn)
+    assert not torch.equal(bits.random(20, 1000, generator=ball), drawn)
+    again = bits.stream("hard addresses", 0)
+    assert again.initial_seed() == bits.stream("hard addresses", 0).initial_seed()
+
+
 def test_random_bits_are_fair(generator):
     n = 200_000
     ones = int(bits.random(200, 1000, generator=generator).sum())
@@ -103,7 +113,27 @@ def test_bits_of_any_dtype_are_welcome(dtype):
     assert bits.as_bits("f", "x", given_bits).tolist() == [[False, True, True]]
 
 
-@pytest.mark.parametrize("given_bits", [[0, 1], (0, 1), np.array([0, 1]), np.array([0.0, 1.0])])
+READ_ONLY = np.array([0, 1])
+READ_ONLY.setflags(write=False)
+
+
+@pytest.mark.parametrize(
+    "given_bits",
+    [
+        [0, 1],
+        (0, 1),
+        np.array([0, 1]),
+        np.array([0.0, 1.0]),
+        np.array([1, 0])[::-1],
+        np.array([0, 1], dtype=">i4"),
+        np.array([0, 1], dtype=np.longdouble),
+        np.array([0, 1], dtype=np.uint64),
+        np.array([False, True]),
+        READ_ONLY,
+        torch.tensor([0.0, 1.0], requires_grad=True),
+    ],
+    ids=repr,
+)
 def test_lists_and_arrays_are_welcome(given_bits):
     assert bits.as_bits("f", "x", given_bits).tolist() == [False, True]
 
@@ -117,9 +147,12 @@ def test_lists_and_arrays_are_welcome(given_bits):
         (torch.tensor([0, -1]), r"f: `x` must hold only 0 and 1, got -1$"),
         (torch.tensor(1), r"f: `x` must have shape \(…, bits\), got a zero-dimensional value$"),
         (torch.zeros(3, 0), r"f: `x` must have shape \(…, bits\), got shape \(3, 0\)$"),
-        (torch.zeros(2, dtype=torch.complex64), "f: `x` must hold only 0 and 1, got complex"),
+        (torch.zeros(2, dtype=torch.complex64), "f: `x` must hold bits, got complex numbers"),
         ("01", r"f: `x` must be a tensor, an array or a list of bits, got '01'$"),
         (None, r"f: `x` must be a tensor, an array or a list of bits, got None$"),
+        (torch.eye(2).to_sparse(), "f: `x` must hold bits, got a torch.sparse_coo tensor"),
+        (np.array(["0", "1"]), "f: `x` must be a tensor, .* got an array of <U1"),
+        (np.array([0, 1], dtype=object), "f: `x` must be a tensor, .* got an array of object"),
         ([[0, 1], [0]], r"f: `x` must be a tensor, an array or a list of bits, got \[\[0"),
     ],
 )

@@ -19,7 +19,7 @@ from pentti import (
     files,
     persistence,
 )
-from pentti.errors import StoreError
+from pentti.errors import ArgumentError, StoreError
 
 DECODERS = [
     HammingBall(130, 300, activation_probability=0.02, seed=3),
@@ -47,8 +47,10 @@ def test_a_saved_memory_comes_back_bit_for_bit(decoder, dtype, generator, tmp_pa
     memory = loaded(decoder, generator, dtype)
     memory.save(tmp_path / "memory.safetensors")
     again = SparseDistributedMemory.load(tmp_path / "memory.safetensors")
-    for name, tensor in memory.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
+    state, before = again.state_dict(), memory.state_dict()
+    assert state.pop("_extra_state") == before.pop("_extra_state")
+    assert state.keys() == before.keys()
+    assert all(torch.equal(state[name], before[name]) for name in state)
     cue = decoder.random_addresses(9, generator=generator)
     assert torch.equal(again.read_sums(cue).sums, memory.read_sums(cue).sums)
     assert torch.equal(again.familiarity(cue), memory.familiarity(cue))
@@ -138,9 +140,6 @@ def test_a_full_disk_leaves_the_old_file(memory, tmp_path, monkeypatch):
     memory.save(path)
     before = path.read_bytes()
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(files.os, "fsync", full)
     memory.clear()
     with pytest.raises(StoreError, match=r"cannot write .*: No space left on device; what was"):
@@ -205,3 +204,55 @@ def test_the_settings_lie_open_in_the_file(memory, tmp_path):
     assert header["pentti"] == "memory"
     assert header["format_version"] == "1"
     assert json.loads(header["config"])["decoder"]["n_locations"] == 300
+
+
+def test_a_loaded_memory_does_not_hang_on_its_file(memory, tmp_path):
+    path = tmp_path / "memory.safetensors"
+    memory.save(path)
+    again = SparseDistributedMemory.load(path)
+    with path.open("r+b") as file:
+        file.truncate(10)
+    assert torch.equal(again.contents, memory.contents)
+
+
+def test_a_link_stays_a_link(memory, tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    memory.save(link)
+    assert link.is_symlink()
+    assert SparseDistributedMemory.load(target).statistics() == memory.statistics()
+
+
+def test_what_is_no_regular_file_is_left_alone(memory, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreError, match="it is no regular file, a file is expected"):
+        memory.save(tmp_path / "pipe")
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(memory, tmp_path, monkeypatch):
+    sync = files._sync
+    monkeypatch.setattr(files, "_sync", lambda p: sync(p) if p.is_file() else full())
+    memory.save(tmp_path / "memory")
+    assert SparseDistributedMemory.load(tmp_path / "memory").statistics() == memory.statistics()
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_decoder_that_cannot_be_restored_is_refused_at_once(tmp_path):
+    class Mine(HammingBall):
+        def config(self):
+            return {**super().config(), "decoder": "Mine"}
+
+    memory = SparseDistributedMemory(Mine(40, 30, radius=15))
+    with pytest.raises(
+        ArgumentError, match=r"`decoder` must be one of 'HammingBall', .*got 'Mine'"
+    ):
+        memory.save(tmp_path / "memory")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_long_names_can_be_saved(memory, tmp_path):
+    memory.save(tmp_path / ("x" * 250))
+    assert SparseDistributedMemory.load(tmp_path / ("x" * 250)).word_bits == 70

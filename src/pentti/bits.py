@@ -11,6 +11,7 @@ L sequence length.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NoReturn
 
 import numpy as np
@@ -18,18 +19,20 @@ import torch
 from torch import Tensor
 
 from pentti import checks
+from pentti.tensors import as_tensor
 
 __all__ = [
     "WORD",
     "as_bits",
     "flip",
     "hamming_distance",
-    "n_words",
     "pack",
     "packed_distance",
+    "packed_width",
     "popcount",
     "random",
     "random_packed",
+    "stream",
     "unpack",
 ]
 
@@ -37,7 +40,7 @@ WORD = 64
 """Bits in one packed word."""
 
 
-def n_words(n_bits: int) -> int:
+def packed_width(n_bits: int) -> int:
     """How many 64-bit words hold so many bits.
 
     Args:
@@ -50,10 +53,10 @@ def n_words(n_bits: int) -> int:
         ArgumentError: if the width is below 1.
 
     Examples:
-        >>> n_words(1000)
+        >>> packed_width(1000)
         16
     """
-    return -(-checks.count("n_words", "n_bits", n_bits) // WORD)
+    return -(-checks.count("packed_width", "n_bits", n_bits) // WORD)
 
 
 def as_bits(
@@ -79,20 +82,32 @@ def as_bits(
         ArgumentError: if it is not made of 0 and 1, has no dimension, has another width or
             lies on another device.
     """
-    bits = _as_tensor(where, argument, value, device)
+    bits = as_tensor(where, argument, value, device, "bits")
     if bits.ndim == 0:
         _reject_shape(where, argument, width, "a zero-dimensional value")
     if bits.shape[-1] == 0 or (width is not None and bits.shape[-1] != width):
         _reject_shape(where, argument, width, f"shape {tuple(bits.shape)}")
     if bits.dtype == torch.bool:
         return bits
-    if bits.is_complex():
-        checks.reject(where, argument, "hold only 0 and 1", checks.Words("complex numbers"))
     ones = bits == 1
     strange = ~(ones | (bits == 0))
     if strange.any():
         checks.reject(where, argument, "hold only 0 and 1", bits[strange][0].item())
     return ones
+
+
+def stream(purpose: str, seed: int) -> torch.Generator:
+    """Randomness for one purpose, which no other purpose shares whatever the seeds.
+
+    Args:
+        purpose: What it is for, in words.
+        seed: Any integer of at least 0.
+
+    Returns:
+        A generator on the CPU, the same on every machine.
+    """
+    digest = hashlib.blake2b(f"{purpose}: {seed}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def random(
@@ -138,7 +153,7 @@ def random_packed(
     """
     checks.integer("bits.random", "n", n, 0)
     checks.count("bits.random", "n_bits", n_bits)
-    packed = torch.empty((n, n_words(n_bits)), dtype=torch.int64)
+    packed = torch.empty((n, packed_width(n_bits)), dtype=torch.int64)
     packed.random_(-(2**63), None, generator=generator)
     if n_bits % WORD:
         packed[:, -1] &= (1 << (n_bits % WORD)) - 1
@@ -162,7 +177,7 @@ def pack(bits: Tensor) -> Tensor:
         tensor([13])
     """
     bits = as_bits("bits.pack", "bits", bits)
-    width = n_words(bits.shape[-1])
+    width = packed_width(bits.shape[-1])
     if bits.device.type == "cpu":
         octets = np.packbits(bits.numpy(), axis=-1, bitorder="little")
         padded = np.zeros((*octets.shape[:-1], 8 * width), dtype=np.uint8)
@@ -191,7 +206,7 @@ def unpack(packed: Tensor, n_bits: int) -> Tensor:
         >>> unpack(torch.tensor([13]), 4).int()
         tensor([1, 0, 1, 1], dtype=torch.int32)
     """
-    width = n_words(n_bits)
+    width = packed_width(n_bits)
     _check_packed("bits.unpack", "packed", packed, width)
     if packed.device.type == "cpu":
         octets = packed.contiguous().numpy().view(np.uint8)
@@ -223,8 +238,10 @@ def flip(bits: Tensor, n_flips: int, *, generator: torch.Generator) -> Tensor:
     bits = as_bits("bits.flip", "bits", bits)
     width = bits.shape[-1]
     checks.integer("bits.flip", "n_flips", n_flips, 0, width)
-    order = torch.rand(bits.shape, generator=generator).argsort(-1)
-    return bits ^ (order < n_flips).to(bits.device)
+    noise = torch.rand(bits.shape, generator=generator, dtype=torch.float64)
+    order = noise.argsort(dim=-1, stable=True)
+    chosen: Tensor = (order < n_flips).to(bits.device)
+    return bits ^ chosen
 
 
 def hamming_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -284,17 +301,6 @@ def popcount(packed: Tensor) -> Tensor:
     x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
     return ((x * 0x0101010101010101) >> 56) & 0xFF
-
-
-def _as_tensor(where: str, argument: str, value: Any, device: torch.device | None) -> Tensor:
-    if isinstance(value, Tensor):
-        if device is not None and value.device != device:
-            checks.reject(where, argument, f"be on {device}", checks.Words(str(value.device)))
-        return value
-    try:
-        return torch.as_tensor(np.asarray(value), device=device)
-    except (TypeError, ValueError):
-        checks.reject(where, argument, "be a tensor, an array or a list of bits", value)
 
 
 def _reject_shape(where: str, argument: str, width: int | None, got: str) -> NoReturn:

@@ -106,7 +106,10 @@ def number(where: str, argument: str, value: object, low: float, high: float) ->
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         reject(where, argument, "be a number", value)
-    real = float(value)
+    try:
+        real = float(value)
+    except OverflowError:
+        reject(where, argument, "be a number that a float can hold", value)
     if not math.isfinite(real):
         reject(where, argument, "be finite", real)
     return float(in_range(where, argument, real, low, high))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -51,39 +51,43 @@ def report(
     Stopped half-way, the same command goes on after the last finished section.
     """
     try:
-        from pentti import report as reporting
+        _report("full" if full else "quick", only or [], out, fresh)
     except ModuleNotFoundError as error:
         message = f"pentti: the report needs {error.name}; install it with: "
         typer.echo(message + "pip install 'pentti[report]'", err=True)
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        message = f"pentti: stopped; finished sections are kept in {out}, the same command "
+        typer.echo(message + "goes on from there", err=True)
+        raise typer.Exit(130) from None
+
+
+def _report(size: Literal["quick", "full"], only: list[str], out: Path, fresh: bool) -> None:
+    from pentti import report as reporting
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:12}"), BarColumn(), TimeElapsedColumn())
-    experiments = reporting.chosen(only or [])
+    experiments = reporting.chosen(only)
     with Progress(*columns, console=console) as bars:
         tasks = {e.name: bars.add_task(e.name, total=1.0, start=False) for e in experiments}
-        steps = reporting.build(out, "full" if full else "quick", only or [], fresh)
-        try:
-            for step in steps:
-                bars.start_task(tasks[step.name])
-                bars.update(tasks[step.name], completed=step.share)
-                if step.section is not None:
-                    how = "kept" if step.reused else "done"
-                    bars.console.print(f"{how} {step.name}: {step.section.experiment.question}")
-        except KeyboardInterrupt:
-            bars.stop()
-            message = f"pentti: stopped; finished sections are kept in {out}, the same command "
-            typer.echo(message + "goes on from there", err=True)
-            raise typer.Exit(130) from None
+        for step in reporting.build(out, size, only, fresh):
+            bars.start_task(tasks[step.name])
+            bars.update(tasks[step.name], completed=step.share)
+            if step.section is not None:
+                how = "kept" if step.reused else "done"
+                bars.console.print(f"{how} {step.name}: {step.section.experiment.question}")
     typer.echo(out.resolve() / "index.html")
 
 
 def main() -> None:
-    """Run the command line; an error that pentti raised on purpose is one sentence."""
+    """Run the command line; a stop, or an error raised on purpose, is one sentence."""
     try:
         app()
     except PenttiError as error:
         typer.echo(f"pentti: {error}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("pentti: stopped", err=True)
+        sys.exit(130)

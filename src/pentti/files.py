@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pentti.errors import StoreError
@@ -37,19 +37,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> target.read_text()
         'done'
     """
-    target = Path(path)
-    if target.is_dir():
-        raise StoreError(f"cannot write {target}: it is a directory, a file is expected")
+    target = Path(path).resolve()  # a link stays a link
+    if target.exists() and not target.is_file():
+        what = "a directory" if target.is_dir() else "no regular file"
+        raise StoreError(f"cannot write {target}: it is {what}, a file is expected")
     draft = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=".pentti-", dir=target.parent)
         os.close(handle)
         draft = Path(name)
         yield draft
         draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
         _sync(draft)
         draft.replace(target)
-        _sync(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(
@@ -58,6 +58,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if draft is not None:
             draft.unlink(missing_ok=True)
+    with suppress(OSError):  # the file is whole either way; not all systems can sync a folder
+        _sync(target.parent)
 
 
 def _sync(path: Path) -> None:

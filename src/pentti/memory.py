@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from pentti import bits, checks, decoders, kernels, persistence, reals
 from pentti.activation import Activation
+from pentti.contents import fade, mean_square, usage
 from pentti.decoders import Decoder
 from pentti.errors import ArgumentError, StoreError
+from pentti.familiarity import CHANCE_CUES, ChanceLevel, strength
+from pentti.interrupts import held
 from pentti.readings import MeanReading, MemoryStatistics, Reading, Recall, Replay, SumsReading
 
 __all__ = ["SparseDistributedMemory"]
@@ -22,7 +25,6 @@ _INTEGERS = (torch.int8, torch.int16, torch.int32)
 _DTYPES = {str(dtype): dtype for dtype in (*_INTEGERS, torch.float32, torch.float64)}
 _BLOCK_ENTRIES = 1 << 21  # active locations held at a time
 _BLOCK_CUES = 2048
-_CHANCE_CUES = 256  # random cues that familiarity is compared with
 
 
 class SparseDistributedMemory(nn.Module):
@@ -34,11 +36,13 @@ class SparseDistributedMemory(nn.Module):
     it was written, which costs nothing where fewer words than that meet at one location
     (Kanerva needs no more than −15 … 15), and a later `erase` no longer undoes the write.
 
-    With a floating `counter_dtype` the contents are real: a write adds the data themselves.
+    With a floating `counter_dtype` the contents are real: a write adds the data themselves, and
+    bits (a boolean tensor, or an address that is its own word) as +1 and −1.
 
     Every call takes one address of shape (N,) or a batch (…, N), as a tensor, an array or a
-    list of 0/1, leaves it as it was, and works through a batch in blocks of bounded size. After
-    Ctrl-C in a long write, the blocks before it are written and counted, the rest are not.
+    list of 0/1, leaves it as it was, and works through a batch in blocks of bounded size. Ctrl-C in
+    a long write takes effect between two blocks: those before are written and counted, the rest
+    are not. Several threads may share a memory; writes and saves take turns.
 
     Args:
         decoder: Chooses the hard locations that an address activates.
@@ -54,11 +58,11 @@ class SparseDistributedMemory(nn.Module):
         >>> generator = torch.Generator().manual_seed(0)
         >>> word = bits.random(1, 256, generator=generator)[0]
         >>> memory.write(word)
-        tensor(17)
+        tensor(31)
         >>> cue = bits.flip(word, 40, generator=generator)
         >>> read, meter = memory.read(cue)
         >>> int(bits.hamming_distance(read, word)), int(meter)
-        (0, 12)
+        (0, 37)
 
     **Source:** Kanerva, *Sparse Distributed Memory* (1988), chapters 6–8.
     """
@@ -81,10 +85,13 @@ class SparseDistributedMemory(nn.Module):
         self.decoder = decoder
         self.word_bits = checks.count("SparseDistributedMemory", "word_bits", width)
         shape, device = (decoder.n_locations, self.word_bits), decoder.device
-        self.register_buffer("contents", torch.zeros(shape, dtype=counter_dtype, device=device))
-        self.register_buffer("n_written", torch.zeros((), dtype=torch.int64))
-        self._chance: tuple[tuple[int, ...], float, float] | None = None
+        with torch.inference_mode(False):
+            contents = torch.zeros(shape, dtype=counter_dtype, device=device)
+            self.register_buffer("contents", contents)
+            self.register_buffer("n_written", torch.zeros((), dtype=torch.int64))
+        self._chance: tuple[tuple[int, ...], ChanceLevel] | None = None
         self._n_changes = 0
+        self._lock = threading.RLock()
 
     @property
     def address_bits(self) -> int:
@@ -209,7 +216,8 @@ class SparseDistributedMemory(nn.Module):
             max_reads: Most reads for a cue, at least 1.
 
         Returns:
-            The word that each cue settled on, or the last one read.
+            The word that each cue settled on, or the last one read. A cue that activates nothing
+            reads zeros and has not settled.
 
         Raises:
             ArgumentError: if words and addresses differ in width, or an argument is wrong.
@@ -220,12 +228,14 @@ class SparseDistributedMemory(nn.Module):
         word = cues.clone()
         n_reads = torch.zeros(len(word), dtype=torch.int64, device=word.device)
         meter, settled = torch.zeros_like(n_reads), torch.zeros_like(n_reads, dtype=torch.bool)
+        moving = torch.arange(len(word), device=word.device)
         for _ in range(max_reads):
-            moving = (~settled).nonzero().flatten()
+            moving = moving[~settled[moving]]
             if not len(moving):
                 break
             reading = self.read(word[moving])
-            settled[moving] = (reading.word == word[moving]).all(-1)
+            same = (reading.word == word[moving]).all(-1)
+            settled[moving] = same & (reading.meter > 0)
             word[moving], meter[moving] = reading
             n_reads[moving] += 1
         return Recall(
@@ -299,8 +309,7 @@ class SparseDistributedMemory(nn.Module):
             ArgumentError: if the shape, a value or the device is wrong.
         """
         cues, shape = self._flat("familiarity", "cue", cue)
-        mean, spread = self._chance_strength()
-        return ((self._strength(cues) - mean) / spread).view(shape)
+        return self._chance_level().score(self._strength(cues)).view(shape)
 
     def decay(self, factor: float, *, generator: torch.Generator | None = None) -> None:
         """Fade all contents: multiply them by a factor.
@@ -316,22 +325,19 @@ class SparseDistributedMemory(nn.Module):
             ArgumentError: if the factor is out of range or the generator is missing.
         """
         factor = checks.number("decay", "factor", factor, 0.0, 1.0)
-        if self.counter_dtype.is_floating_point:
-            self.contents *= factor
-        elif generator is None:
-            checks.reject("decay", "generator", "be given for integer counters", None)
-        else:
-            rows = max(1, (1 << 22) // self.word_bits)
-            for part in self.contents.split(rows):
-                chance = torch.rand(part.shape, generator=generator, dtype=torch.float64)
-                part.copy_((part * factor + chance.to(part.device)).floor())
-        self._n_changes += 1
+        floating = self.counter_dtype.is_floating_point
+        if not floating and not isinstance(generator, torch.Generator):
+            checks.reject("decay", "generator", "be given for integer counters", generator)
+        with self._lock, held():
+            self._n_changes += 1
+            fade(self.contents, factor, None if floating else generator)
 
     def clear(self) -> None:
         """Forget everything that was written."""
-        self.contents.zero_()
-        self.n_written.zero_()
-        self._n_changes += 1
+        with self._lock, held():
+            self.contents.zero_()
+            self.n_written.zero_()
+            self._n_changes += 1
 
     def statistics(self) -> MemoryStatistics:
         """How full the memory is.
@@ -339,18 +345,13 @@ class SparseDistributedMemory(nn.Module):
         Returns:
             Load, shares of used locations and of saturated counters, and sizes.
         """
-        used, saturated = 0, 0
-        for part in self.contents.split(max(1, (1 << 22) // self.word_bits)):
-            used += int(part.any(1).sum())
-            if not part.is_floating_point():
-                limits = torch.iinfo(part.dtype)
-                saturated += int(((part == limits.min) | (part == limits.max)).sum())
+        used_share, saturated_share = usage(self.contents)
         written = int(self.n_written)
         return MemoryStatistics(
             n_written=written,
             load=written / self.n_locations,
-            used_share=used / self.n_locations,
-            saturated_share=saturated / self.contents.numel(),
+            used_share=used_share,
+            saturated_share=saturated_share,
             contents_bytes=self.contents.nbytes,
             decoder_bytes=sum(buffer.nbytes for buffer in self.decoder.buffers()),
         )
@@ -362,14 +363,15 @@ class SparseDistributedMemory(nn.Module):
             path: File to write; it is replaced whole or not at all.
 
         Raises:
+            ArgumentError: if the decoder is of a kind that `load` does not know.
             StoreError: if the file cannot be written; then the old one is as it was.
         """
-        config = {
-            "word_bits": self.word_bits,
-            "counter_dtype": str(self.counter_dtype),
-            "decoder": self.decoder.config(),
-        }
-        persistence.save_tensors(path, "memory", config, self.state_dict())
+        config = self.get_extra_state()
+        decoders.check_restorable(config["decoder"])
+        with self._lock:
+            tensors = self.state_dict()
+            tensors.pop("_extra_state")
+            persistence.save_tensors(path, "memory", config, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SparseDistributedMemory:
@@ -384,7 +386,8 @@ class SparseDistributedMemory(nn.Module):
         Raises:
             StoreError: if the file is missing, foreign, damaged or of a newer format.
         """
-        config, tensors = persistence.load_tensors(path, "memory")
+        with torch.inference_mode(False):
+            config, tensors = persistence.load_tensors(path, "memory")
         buffers = {
             name.removeprefix("decoder."): tensor
             for name, tensor in tensors.items()
@@ -394,10 +397,54 @@ class SparseDistributedMemory(nn.Module):
             decoder = decoders.restore(config["decoder"], buffers)
             dtype = _DTYPES[config["counter_dtype"]]
             memory = cls(decoder, config["word_bits"], counter_dtype=dtype)
-            memory.load_state_dict(tensors, assign=True)
+            memory.load_state_dict({**tensors, "_extra_state": config}, assign=True)
         except (ArgumentError, KeyError, TypeError, RuntimeError) as error:
             raise StoreError(f"cannot read {path}: it is damaged ({error})") from error
         return memory
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The settings that belong to the state: a state of other settings does not fit.
+
+        Returns:
+            Plain numbers and texts.
+        """
+        return {
+            "word_bits": self.word_bits,
+            "counter_dtype": str(self.counter_dtype),
+            "decoder": self.decoder.config(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Nothing to do: `load_state_dict` has compared the settings before.
+
+        Args:
+            state: What `get_extra_state` gave.
+        """
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        state = state_dict.get(f"{prefix}_extra_state")
+        if state is not None and state != self.get_extra_state():
+            expected = f"have the settings {self.get_extra_state()}"
+            checks.reject("load_state_dict", "state_dict", expected, checks.Words(str(state)))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._n_changes += 1
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseDistributedMemory:
+        dtype = fn(self.contents[:0]).dtype
+        if dtype not in _DTYPES.values():
+            choices = ", ".join(_DTYPES)
+            checks.reject(
+                "SparseDistributedMemory", "counter_dtype", f"stay one of {choices}", dtype
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lock = threading.RLock()
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
@@ -405,21 +452,23 @@ class SparseDistributedMemory(nn.Module):
 
     def _add(self, where: str, address: Any, word: Any, sign: int) -> Tensor:
         addresses, shape = self._flat(where, "address", address)
-        data = self._data(where, address if word is None else word, shape, word is None) * sign
+        data = self._data(where, word, addresses.view(*shape, self.address_bits)) * sign
         meter = torch.empty(len(addresses), dtype=torch.int64, device=addresses.device)
         for rows, activation in self._blocks(addresses):
             if activation.weights is not None and not self.counter_dtype.is_floating_point:
-                checks.reject(where, "counter_dtype", "be floating for a decoder with weights", "")
-            kernels.for_device(addresses.device).add_rows(
-                self.contents,
-                activation.locations,
-                activation.offsets,
-                data[rows],
-                activation.weights,
-            )
+                expected = "be floating for a decoder with weights"
+                checks.reject(where, "counter_dtype", expected, self.counter_dtype)
+            with self._lock, held():
+                kernels.for_device(addresses.device).add_rows(
+                    self.contents,
+                    activation.locations,
+                    activation.offsets,
+                    data[rows],
+                    activation.weights,
+                )
+                self.n_written += sign * len(activation.meter)
+                self._n_changes += 1
             meter[rows] = activation.meter
-            self.n_written += sign * len(activation.meter)
-            self._n_changes += 1
         return meter.view(shape)
 
     def _flat(self, where: str, argument: str, value: Any) -> tuple[Tensor, tuple[int, ...]]:
@@ -427,18 +476,22 @@ class SparseDistributedMemory(nn.Module):
         cue = bits.as_bits(where, argument, value, self.address_bits, self.contents.device)
         return cue.reshape(-1, self.address_bits), tuple(cue.shape[:-1])
 
-    def _data(self, where: str, word: Any, shape: tuple[int, ...], is_address: bool) -> Tensor:
+    def _data(self, where: str, word: Any, address: Tensor) -> Tensor:
         """What a write adds, shape (B, U): ±1 as int8, or real numbers."""
-        if is_address:
+        if word is None:
             self._check_autoassociative(where)
-        if self.counter_dtype.is_floating_point:
-            data = reals.as_reals(where, "word", word, self.counter_dtype, self.contents.device)
+            word = address
+        dtype, device = self.counter_dtype, self.contents.device
+        is_bits = isinstance(word, Tensor) and word.dtype == torch.bool
+        if dtype.is_floating_point and not is_bits:
+            data = reals.as_reals(where, "word", word, dtype, device)
         else:
-            ones = bits.as_bits(where, "word", word, self.word_bits, self.contents.device)
-            data = 2 * ones.to(torch.int8) - 1
-        if data.shape != (*shape, self.word_bits):
+            ones = bits.as_bits(where, "word", word, self.word_bits, device)
+            data = 2 * ones.to(dtype if dtype.is_floating_point else torch.int8) - 1
+        expected = (*address.shape[:-1], self.word_bits)
+        if data.shape != expected:
             got = checks.Words(f"shape {tuple(data.shape)}")
-            checks.reject(where, "word", f"have shape {(*shape, self.word_bits)}", got)
+            checks.reject(where, "word", f"have shape {expected}", got)
         return data.reshape(-1, self.word_bits)
 
     def _check_autoassociative(self, where: str) -> None:
@@ -451,7 +504,7 @@ class SparseDistributedMemory(nn.Module):
 
         An empty batch is one empty block.
         """
-        per_cue = max(self.word_bits, self.decoder.activation_probability * self.n_locations)
+        per_cue = max(self.word_bits, self.decoder.typical_meter)
         first = 0
         while first < max(1, len(cues)):
             size = min(_BLOCK_CUES, max(1, int(_BLOCK_ENTRIES / per_cue)))
@@ -468,27 +521,19 @@ class SparseDistributedMemory(nn.Module):
         )
 
     def _strength(self, cues: Tensor) -> Tensor:
-        """Mean square of the sums that each cue reads, float64 (B,)."""
-        parts = [
-            self._sums(activation).double().square().mean(-1)
-            for _, activation in self._blocks(cues)
-        ]
-        return torch.cat(parts)
+        """Strength of the reading of each cue, float64 (B,)."""
+        return torch.cat([strength(self._sums(active)) for _, active in self._blocks(cues)])
 
-    def _chance_strength(self) -> tuple[float, float]:
-        """Mean and standard deviation of the strength of random cues.
-
-        The deviation is at least what so many independent bits would show.
-        """
-        state = (self._n_changes, self.contents._version, self.contents.data_ptr())  # noqa: SLF001
+    def _chance_level(self) -> ChanceLevel:
+        """What random cues read now; measured anew after the contents have changed."""
+        contents = self.contents
+        edits = 0 if contents.is_inference() else contents._version  # noqa: SLF001
+        state = (self._n_changes, edits, contents.data_ptr())
         if self._chance is None or self._chance[0] != state:
-            generator = torch.Generator().manual_seed(0)
-            cues = self.decoder.random_addresses(_CHANCE_CUES, generator=generator)
-            strength = self._strength(cues)
-            mean, spread = strength.mean().item(), strength.std().item()
-            unit = 1.0
-            if self.counter_dtype.is_floating_point:
-                unit = float(self.contents.square().mean()) or 1.0
-            floor = math.sqrt(2 / self.word_bits) * max(mean, unit)
-            self._chance = (state, mean, max(spread, floor))
-        return self._chance[1:]
+            generator = bits.stream("chance", 0)
+            cues = self.decoder.random_addresses(CHANCE_CUES, generator=generator)
+            floating = self.counter_dtype.is_floating_point
+            unit = (mean_square(contents) or 1.0) if floating else 1.0
+            level = ChanceLevel.of(self._strength(cues), self.word_bits, unit)
+            self._chance = (state, level)
+        return self._chance[1]

@@ -77,7 +77,8 @@ def load_tensors(
         with safetensors.safe_open(source, framework="pt") as file:
             header = file.metadata() or {}
             _check_header(source, header, kind)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: what safetensors gives is a view of the file, which others may overwrite.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         config = json.loads(header["config"])
     except OSError as error:
         raise StoreError(f"cannot read {source}: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pentti import checks
+from pentti.tensors import as_tensor
 
 __all__ = ["as_reals", "as_weights"]
 
@@ -30,21 +31,12 @@ def as_reals(
     Raises:
         ArgumentError: if it is not made of real, finite numbers or lies on another device.
     """
-    if isinstance(value, Tensor):
-        if value.device != device:
-            checks.reject(where, argument, f"be on {device}", checks.Words(str(value.device)))
-        numbers = value.detach()
-    else:
-        try:
-            numbers = torch.as_tensor(value, device=device)
-        except (TypeError, ValueError, RuntimeError):
-            checks.reject(where, argument, "be a tensor, an array or a list of numbers", value)
-    if numbers.is_complex():
-        checks.reject(where, argument, "be real", checks.Words("complex numbers"))
+    numbers = as_tensor(where, argument, value, device, "numbers")
     reals = numbers.to(dtype)
     strange = ~reals.isfinite()
     if strange.any():
-        checks.reject(where, argument, "be finite", reals[strange][0].item())
+        expected = f"be finite in {dtype}"
+        checks.reject(where, argument, expected, numbers[strange][0].item())
     return reals
 
 
@@ -59,7 +51,7 @@ def as_weights(where: str, argument: str, value: Any, n: int, device: torch.devi
         device: Device expected of a tensor, and given to anything else.
 
     Returns:
-        float64 tensor of shape (n,).
+        float64 tensor of shape (n,), scaled so that the largest is 1.
 
     Raises:
         ArgumentError: if the shape is another, or a weight is negative or not finite.
@@ -70,4 +62,4 @@ def as_weights(where: str, argument: str, value: Any, n: int, device: torch.devi
         checks.reject(where, argument, f"have shape ({n},)", got)
     if (weights < 0).any():
         checks.reject(where, argument, "be at least 0", weights[weights < 0][0].item())
-    return weights
+    return weights / max(float(weights.max()), torch.finfo(torch.float64).tiny)

@@ -54,12 +54,14 @@ def check_activation(activation, n_addresses, n_locations):
 
 
 def check_probability(decoder, activation):
-    """The measured share equals the exact one, to five standard errors."""
+    """The measured share equals the exact one, to five standard errors.
+
+    For random hard locations and random addresses, which pairs are active is uncorrelated (though
+    not independent), so that the variance of the share is p(1 − p) over the number of pairs.
+    """
     n_addresses, m, p = len(activation.meter), decoder.n_locations, decoder.activation_probability
     share = len(activation.locations) / (n_addresses * m)
-    # Rows share hard locations, and columns share addresses: both count as the samples.
-    error = (p * (1 - p) / min(n_addresses, m)) ** 0.5
-    assert abs(share - p) < 5 * error
+    assert abs(share - p) < 5 * (p * (1 - p) / (n_addresses * m)) ** 0.5
 
 
 def check_batches(decoder, addresses, activation):
@@ -92,6 +94,17 @@ def test_the_overlap_curve_is_what_is_measured(make, generator):
         # The hard locations are one sample of their own, common to all pairs.
         error = max(error, (expected / len(n_shared)) ** 0.5)
         assert abs(n_shared.mean().item() - expected) < 5 * error
+
+
+def test_the_activation_count_is_binomial(generator):
+    """Mean and variance of the count over random cues, each to five standard errors."""
+    m, n = 20_000, 2000
+    decoder = HammingBall(1000, m, activation_probability=0.005, seed=3)
+    count = decoder(bits.random(n, 1000, generator=generator)).meter.double()
+    p = decoder.activation_probability
+    variance = m * p * (1 - p)
+    assert abs(count.mean() - m * p) < 5 * (variance / n) ** 0.5
+    assert abs(count.var() - variance) < 5 * variance * (2 / n) ** 0.5
 
 
 def swap(address, n, generator):
@@ -222,6 +235,18 @@ def test_a_dead_setting_is_warned_of_and_a_good_one_named():
         SelectedCoordinates(1000, 1000, n_selected=20)
     with pytest.warns(SettingWarning, match=r"n_selected=9 activates .*; n_selected=8 would"):
         Hyperplane(1000, 1000, n_ones=100, n_selected=9)
+
+
+def test_a_warning_never_names_the_setting_that_was_given():
+    with pytest.warns(SettingWarning, match="more hard locations would activate more"):
+        HammingBall(10, 1, radius=5)
+    with pytest.warns(SettingWarning, match="more hard locations would activate more"):
+        SelectedCoordinates(10, 1, n_selected=1)
+
+
+def test_hard_addresses_that_are_data_bring_no_warning_and_tell_their_own_meter():
+    decoder = HammingBall.at(torch.zeros(500, 1000), radius=3)
+    assert decoder.typical_meter == 500
 
 
 def test_an_activation_is_a_sparse_matrix():

@@ -14,7 +14,28 @@ from pentti.decoders.hamming import HammingBall
 from pentti.decoders.protocol import Decoder
 from pentti.errors import SettingWarning
 
-__all__ = ["Decoder", "HammingBall", "Hyperplane", "SelectedCoordinates", "restore"]
+__all__ = [
+    "Decoder",
+    "HammingBall",
+    "Hyperplane",
+    "SelectedCoordinates",
+    "check_restorable",
+    "restore",
+]
+
+_KINDS = {kind.__name__: kind for kind in (HammingBall, Hyperplane, SelectedCoordinates)}
+
+
+def check_restorable(config: Mapping[str, Any]) -> None:
+    """Refuse the settings of a decoder that `restore` does not know.
+
+    Args:
+        config: What `Decoder.config` gave.
+
+    Raises:
+        ArgumentError: if the kind of decoder is unknown.
+    """
+    checks.one_of("decoders", "decoder", config.get("decoder"), _KINDS)
 
 
 def restore(config: Mapping[str, Any], buffers: Mapping[str, Tensor]) -> Decoder:
@@ -35,12 +56,11 @@ def restore(config: Mapping[str, Any], buffers: Mapping[str, Tensor]) -> Decoder
         >>> restore(decoder.config(), decoder.state_dict())
         SelectedCoordinates(address_bits=20, n_locations=5, n_selected=2)
     """
+    check_restorable(config)
     settings = dict(config)
-    kind = settings.pop("decoder", None)
-    kinds = {cls.__name__: cls for cls in (HammingBall, Hyperplane, SelectedCoordinates)}
-    checks.one_of("decoders.restore", "decoder", kind, kinds)
+    kind = _KINDS[settings.pop("decoder")]
     with warnings.catch_warnings():  # whoever made the decoder was warned already
         warnings.simplefilter("ignore", SettingWarning)
-        decoder: Decoder = kinds[kind](**settings)
+        decoder: Decoder = kind(**settings)
     decoder.load_state_dict(dict(buffers))  # type: ignore[attr-defined]
     return decoder

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pentti import bits, checks, kernels, theory
 from pentti.activation import Activation
-from pentti.decoders.protocol import good_probability, warn_if_dead
+from pentti.decoders.protocol import good_probability, warn_dead
 
 __all__ = ["Hyperplane", "SelectedCoordinates"]
 
@@ -31,7 +31,7 @@ class _Literals(nn.Module):
         self.n_locations = checks.count(name, "n_locations", n_locations)
         self.n_selected = checks.integer(name, "n_selected", n_selected, 1, self.address_bits)
         seed = checks.integer(name, "seed", seed, 0, 2**63 - 1)
-        generator = torch.Generator().manual_seed(seed)
+        generator = bits.stream("selected coordinates", seed)
         coordinates = _distinct(self.n_locations, self.n_selected, self.address_bits, generator)
         wanted = torch.ones_like(coordinates)
         if values:
@@ -106,14 +106,10 @@ class SelectedCoordinates(_Literals):
     ) -> None:
         super().__init__(address_bits, n_locations, n_selected, seed, values=True)
         self.activation_probability = float(theory.selected_coordinates_probability(n_selected))
-        good = max(1, round(-math.log2(good_probability(n_locations))))
-        warn_if_dead(
-            "SelectedCoordinates",
-            f"n_selected={n_selected}",
-            self.activation_probability,
-            n_locations,
-            f"n_selected={good}",
-        )
+        self.typical_meter = self.activation_probability * n_locations
+        if self.activation_probability * n_locations < 1:
+            better = max(1, round(-math.log2(good_probability(n_locations))))
+            warn_dead(self, f"n_selected={n_selected}", f"n_selected={better}")
 
     def overlap(self, distances: Any) -> npt.NDArray[np.float64]:
         """The share of hard locations that two addresses so many bits apart both activate.
@@ -206,13 +202,10 @@ class Hyperplane(_Literals):
         self.activation_probability = float(
             theory.hyperplane_probability(address_bits, n_ones, n_selected)
         )
-        warn_if_dead(
-            "Hyperplane",
-            f"n_selected={n_selected}",
-            self.activation_probability,
-            n_locations,
-            f"n_selected={max(1, n_selected - 1)}",
-        )
+        self.typical_meter = self.activation_probability * n_locations
+        if self.activation_probability * n_locations < 1:
+            better = max(1, n_selected - 1)
+            warn_dead(self, f"n_selected={n_selected}", f"n_selected={better}")
 
     def overlap(self, distances: Any) -> npt.NDArray[np.float64]:
         """The share of hard locations that two addresses so many bits apart both activate.

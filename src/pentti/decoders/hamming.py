@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from pentti import bits, checks, kernels, theory
 from pentti.activation import Activation
-from pentti.decoders.protocol import good_probability, warn_if_dead
+from pentti.decoders.protocol import good_probability, warn_dead
 from pentti.kernels import layout
 
 __all__ = ["HammingBall"]
+
+_SAMPLE = 64  # given hard addresses that show how close they lie
 
 
 class HammingBall(nn.Module):
@@ -30,7 +32,8 @@ class HammingBall(nn.Module):
         radius: Largest Hamming distance that activates, in bits, from 0 to N.
         activation_probability: Wanted share of active hard locations, in (0, 1); the
             radius whose exact share is nearest (in ratio) is taken.
-        seed: Of the hard addresses; the same on every machine.
+        seed: Of the hard addresses; the same on every machine, and in no relation to words
+            drawn with the same seed.
 
     Raises:
         ArgumentError: if a size is below 1, the radius or the probability is out of range,
@@ -42,7 +45,7 @@ class HammingBall(nn.Module):
         (463, 0.01046)
         >>> import torch
         >>> decoder(torch.zeros(1000)).meter
-        tensor([18])
+        tensor([19])
 
     **Source:** Kanerva, *Sparse Distributed Memory* (1988), chapters 4 and 7. His n is
     `address_bits`, N′ is `n_locations`, r′ is `radius`, p is `activation_probability`.
@@ -64,19 +67,19 @@ class HammingBall(nn.Module):
         n_locations = checks.count("HammingBall", "n_locations", n_locations)
         seed = checks.integer("HammingBall", "seed", seed, 0, 2**63 - 1)
         radius = _radius(address_bits, radius, activation_probability)
-        generator = torch.Generator().manual_seed(seed)
+        generator = bits.stream("hard addresses", seed)
         hard = bits.random_packed(n_locations, address_bits, generator=generator)
         self._set(address_bits, n_locations, radius, layout.tiled(hard))
-        better = f"radius={theory.radius_for(address_bits, good_probability(n_locations))}"
-        warn_if_dead(
-            "HammingBall", f"radius={radius}", self.activation_probability, n_locations, better
-        )
+        if self.activation_probability * n_locations < 1:
+            better = theory.radius_for(address_bits, good_probability(n_locations))
+            warn_dead(self, f"radius={radius}", f"radius={better}")
 
     def _set(self, address_bits: int, n_locations: int, radius: int, tiles: Tensor) -> None:
         self.address_bits = address_bits
         self.n_locations = n_locations
         self.radius = radius
         self.activation_probability = float(theory.activation_probability(address_bits, radius))
+        self.typical_meter = self.activation_probability * n_locations
         self.register_buffer("address_tiles", tiles)
 
     @classmethod
@@ -113,6 +116,8 @@ class HammingBall(nn.Module):
         decoder = cls.__new__(cls)
         nn.Module.__init__(decoder)
         decoder._set(hard.shape[1], len(hard), radius, layout.tiled(bits.pack(hard)))  # noqa: SLF001
+        few = hard[:: max(1, len(hard) // _SAMPLE)]
+        decoder.typical_meter = float(decoder(few).meter.double().mean())
         return decoder
 
     @property

@@ -14,7 +14,7 @@ from pentti import theory
 from pentti.activation import Activation
 from pentti.errors import SettingWarning
 
-__all__ = ["Decoder", "good_probability", "warn_if_dead"]
+__all__ = ["Decoder", "good_probability", "warn_dead"]
 
 _GOOD_LOAD = 0.02  # words per hard location, within Kanerva's advice of 1–5 %
 
@@ -30,11 +30,13 @@ class Decoder(Protocol):
         n_locations: Number of hard locations, M.
         activation_probability: Exact share of the hard locations, placed at random, that a
             random address activates.
+        typical_meter: Locations that an address activates as a rule, for sizing blocks.
     """
 
     address_bits: int
     n_locations: int
     activation_probability: float
+    typical_meter: float
 
     @property
     def device(self) -> torch.device:
@@ -47,7 +49,7 @@ class Decoder(Protocol):
             address: Bits of shape (B, N) or (N,).
 
         Returns:
-            The activation, with one row for each address.
+            The activation, with one row for each address, its locations ascending.
 
         Raises:
             ArgumentError: if the address is not made of bits, or has another width.
@@ -94,23 +96,19 @@ def good_probability(n_locations: int) -> float:
     return min(0.5, float(theory.optimal_probability(n_locations, n_words)))
 
 
-def warn_if_dead(
-    decoder: str, setting: str, probability: float, n_locations: int, better: str
-) -> None:
-    """Warn where an address activates less than one hard location on average.
+def warn_dead(decoder: Decoder, setting: str, better: str) -> None:
+    """Warn that an address activates less than one hard location on average.
 
     Args:
-        decoder: Name of the decoder's class.
+        decoder: The decoder, still in its constructor.
         setting: The setting in words.
-        probability: Activation probability that it implies.
-        n_locations: Number of hard locations.
         better: A setting that is good for this many hard locations, in words.
     """
-    mean = probability * n_locations
-    if mean < 1:
-        warnings.warn(
-            f"{decoder}: {setting} activates {mean:.3g} of {n_locations} hard locations on "
-            f"average, so most reads find nothing; {better} would activate more",
-            SettingWarning,
-            stacklevel=3,
-        )
+    mean = decoder.activation_probability * decoder.n_locations
+    remedy = better if better != setting else "more hard locations"
+    warnings.warn(
+        f"{type(decoder).__name__}: {setting} activates {mean:.3g} of {decoder.n_locations} hard "
+        f"locations on average, so most reads find nothing; {remedy} would activate more",
+        SettingWarning,
+        stacklevel=3,
+    )

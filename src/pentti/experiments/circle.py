@@ -66,9 +66,8 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     ]
     conclusion = (
         f"Two circles of radius 451 share {exact[0]:.0f} hard locations when they coincide and "
-        f"{exact[6]:.0f} when their centres are 200 bits apart: the fall is near an exponential, "
-        f"so the read weights are near a softmax of the cosine, and no nearer than that. With "
-        f"the β that fits best, {100 * min(tv_64):.0f} to {100 * max(tv_64):.0f} % of the weight "
+        f"{exact[6]:.0f} when their centres are 200 bits apart. The weights of a softmax of the "
+        f"cosine fall exponentially instead. With the β that fits best, {100 * min(tv_64):.0f} to {100 * max(tv_64):.0f} % of the weight "
         f"lies on other distances at 64 bits, and {100 * tv_1000:.0f} % at 1,000 bits. The "
         "published β are larger than least squares gives, by the ratio N/(N − 1) of a covariance "
         f"to a variance over the N = d fitted points. Radius 451 activates "
@@ -156,8 +155,8 @@ def _draw_circles(distances: np.ndarray, means: np.ndarray, errors: np.ndarray) 
     axes[0].legend()
     return draw(
         canvas,
-        "Shared hard locations against distance, linear and logarithmic: the softmax is too "
-        "high near the centre, right between 150 and 350 bits, and too high again beyond.",
+        "Shared hard locations against distance, linear and logarithmic. What to look at: where "
+        "the softmax leaves the exact curve, near the centre and in the tail.",
     )
 
 

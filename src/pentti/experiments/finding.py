@@ -48,7 +48,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Claim:
-    """A prediction, written down before the run, beside what was measured.
+    """What was expected beside what was measured; the text says so if it was revised.
 
     Attributes:
         text: What was claimed.
@@ -68,7 +68,7 @@ class Finding:
     """The outcome of an experiment.
 
     Attributes:
-        claims: Predictions with their verdicts.
+        claims: Claims with their verdicts.
         figures: Drawings.
         tables: All numbers.
         conclusion: The sentences that follow from the numbers.
@@ -90,7 +90,7 @@ class Experiment:
         name: Short name, for the command line.
         question: What is asked.
         method: How it is measured, in a few sentences.
-        prediction: What is expected, and why, written before the run.
+        prediction: What is expected, and why; what was revised after a first run says so.
         source: Whose idea or figures they are.
         run: Yields `Step`s as it goes and returns the finding.
     """

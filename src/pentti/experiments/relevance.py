@@ -27,7 +27,6 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     generator = torch.Generator().manual_seed(4)
     stored = bits.random(n_stored, 1000, generator=generator)
     strange = bits.random(n_cues, 1000, generator=generator)
-    empty_count = decoder(strange).meter.double().numpy()
     memory.write(stored)
     yield Step(0.4)
 
@@ -64,12 +63,6 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
             bool(z < 5),
         ),
         Claim(
-            "Storing does not change it",
-            "the same count for the same cue, before and after",
-            f"largest change {np.abs(count['unrelated'] - empty_count).max():.0f}",
-            bool(np.array_equal(count["unrelated"], empty_count)),
-        ),
-        Claim(
             "So the count does not tell stored cues from unrelated ones",
             f"separation 0.5 ± {chance:.2f} at 0 to 200 bits",
             f"{min(count_auc):.3f} to {max(count_auc):.3f}",
@@ -90,10 +83,11 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     ]
     conclusion = (
         f"With {n_locations:,} random hard locations and {n_stored:,} words stored, a stored cue "
-        f"activates {rows[0][1]} locations and an unrelated one {rows[-1][1]}: the count says how "
-        f"the decoder is set, not how relevant the cue is (separation {rows[0][5]:.2f}, where 0.5 "
-        f"is guessing). Familiarity scores {rows[0][3]:.0f} for a stored cue, {rows[4][3]:.1f} at "
-        f"200 bits of noise and {rows[-1][3]:.2f} for an unrelated one."
+        f"activates {rows[0][1]} locations and an unrelated one {rows[-1][1]}. The count scores a "
+        f"stored cue above an unrelated one in {100 * rows[0][5]:.1f} % of the pairs, where 50 is "
+        f"guessing, and familiarity in {100 * rows[0][6]:.1f} %. Familiarity is {rows[0][3]:.0f} "
+        f"for a stored cue, {rows[4][3]:.1f} at 200 bits of noise and {rows[-1][3]:.2f} for an "
+        "unrelated one."
     )
     table = Table(
         "Two signals for cues at a distance from a stored word",
@@ -135,8 +129,8 @@ def _draw(count: dict[str, np.ndarray], score: dict[str, np.ndarray]) -> Figure:
     axes[1].legend()
     return draw(
         canvas,
-        "Left: the activation counts of stored, noisy and unrelated cues cannot be told apart. "
-        "Right: their familiarity can.",
+        "What to look at: how far the curves for stored, noisy and unrelated cues lie apart, by "
+        "activation count (left) and by familiarity (right).",
     )
 
 

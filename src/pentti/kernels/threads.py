@@ -1,15 +1,16 @@
 """Share a kernel that has let go of the interpreter among threads.
 
 Numba's own thread layers abort the process when two Python threads enter them
-at once, or after a fork; these are plain Python threads around `nogil`
-kernels, as many as `torch.get_num_threads()` says.
+at once; these are plain Python threads around `nogil` kernels, as many as
+`torch.get_num_threads()` says.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -37,13 +38,16 @@ def over_ranges(
     if n_threads <= 1:
         return [kernel(0, n_items)]
     edges = [n_items * i // n_threads for i in range(n_threads + 1)]
-    pool = _pool(n_threads - 1)
-    others = [pool.submit(kernel, *edges[i : i + 2]) for i in range(1, n_threads)]
+    ranges = list(pairwise(edges))
     try:
-        mine = kernel(edges[0], edges[1])
-    finally:  # also on Ctrl-C: nobody may still write when the caller goes on
-        for other in others:
-            other.exception()
+        pool = _pool(n_threads - 1)
+        others: list[Future[Result]] = [pool.submit(kernel, *ends) for ends in ranges[1:]]
+    except RuntimeError:  # the interpreter is shutting down and starts no threads any more
+        return [kernel(*ends) for ends in ranges]
+    try:
+        mine = kernel(*ranges[0])
+    finally:
+        wait(others)
     return [mine, *(other.result() for other in others)]
 
 

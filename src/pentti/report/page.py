@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def render(sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["number"] = _number
+    environment.filters.update(number=_number, own_names=_own_names, settings=_settings)
     claims = [claim for section in sections for claim in section.finding.claims]
     return environment.get_template("page.html").render(
         sections=sections,
@@ -54,6 +55,23 @@ def _number(value: Any) -> str:
     if isinstance(value, bool | str):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """`name: value` with commas between; values of a list with spaces between."""
+    return ", ".join(f"{name}: {_value(value)}" for name, value in settings.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(_value, value))
+    return _number(value).replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def _own_names(svg: str, prefix: str) -> str:
+    """The drawing with a prefix to all its ids, for those of one page must differ."""
+    svg = re.sub(r'(\sid=")', rf"\g<1>{prefix}-", svg)
+    return re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def _machine() -> str:

@@ -57,6 +57,9 @@ def build(
 ) -> Iterator[Progress]:
     """Make the page `index.html`, a section at a time; what is done stays done.
 
+    A section that an earlier run of the same code has finished stays in the page until it has run
+    again.
+
     Args:
         out: Folder for the page and, under `results`, for JSON, CSV and SVG.
         size: "quick" for minutes, "full" for the larger sizes.
@@ -70,18 +73,20 @@ def build(
         ArgumentError: if there is no experiment of a name.
         StoreError: if something cannot be written.
     """
-    page, results, done = out / "index.html", out / "results", list[Section]()
+    page, results = out / "index.html", out / "results"
     experiments = chosen(only)
     sections.make(results)
+    finished = {e.name: sections.load(results, e, size) for e in experiments}
     for experiment in experiments:
-        section = None if fresh else sections.load(results, experiment, size)
+        section = None if fresh else finished[experiment.name]
         reused = section is not None
         if section is None:
             section = yield from _run(experiment, size)
             sections.save(results, section)
-        done.append(section)
+        finished[experiment.name] = section
+        shown = [each for each in finished.values() if each is not None]
         with replacing(page) as draft:
-            draft.write_text(render(done), encoding="utf-8")
+            draft.write_text(render(shown), encoding="utf-8")
         yield Progress(experiment.name, 1.0, section, reused)
 
 

@@ -77,23 +77,26 @@ def save(folder: Path, section: Section) -> None:
     Raises:
         StoreError: if it cannot be written.
     """
-    name = section.experiment.name
+    name, size = section.experiment.name, section.size
     for i, table in enumerate(section.finding.tables, 1):
-        with replacing(folder / f"{name}-{i}.csv") as draft, draft.open("w", newline="") as file:
+        with (
+            replacing(folder / f"{name}.{size}-{i}.csv") as draft,
+            draft.open("w", newline="") as file,
+        ):
             csv.writer(file).writerows([table.columns, *table.rows])
     for i, figure in enumerate(section.finding.figures, 1):
-        with replacing(folder / f"{name}-{i}.svg") as draft:
+        with replacing(folder / f"{name}.{size}-{i}.svg") as draft:
             draft.write_text(figure.svg, encoding="utf-8")
     record = {
         "experiment": name,
         "question": section.experiment.question,
         "prediction": section.experiment.prediction,
-        "size": section.size,
+        "size": size,
         "seconds": round(section.seconds, 2),
         "fingerprint": fingerprint(),
         **dataclasses.asdict(section.finding),
     }
-    with replacing(_path(folder, name, section.size)) as draft:
+    with replacing(_path(folder, name, size)) as draft:
         text = json.dumps(_plain(record), indent=1, ensure_ascii=False)
         draft.write_text(text, encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from pentti.theory.capacity import (
     bit_fidelity,
     capacity,
+    mean_bit_fidelity,
     memory_capacity,
     optimal_probability,
     radius_for_capacity,
@@ -52,6 +53,7 @@ __all__ = [
     "hyperplane_overlap",
     "hyperplane_probability",
     "lune_intersection",
+    "mean_bit_fidelity",
     "memory_capacity",
     "optimal_probability",
     "overlap_curve",

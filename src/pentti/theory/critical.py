@@ -58,10 +58,9 @@ def critical_distance(
         >>> critical_distance(1000, 10**6, 10_000, 451, variance="simplified")
         212
 
-    Source:
-        Bricken & Pehlevan 2021, critical distance ("independent"); Kanerva 1988, appendix on the
-        circle intersection ("simplified"); n is `address_bits`, M or r is `n_locations`, T or m
-        is `n_words`, I(d_v) the expected number of shared hard locations.
+    **Source:** Bricken & Pehlevan 2021, critical distance ("independent"); Kanerva 1988, appendix
+    on the circle intersection ("simplified"); n is `address_bits`, M or r is `n_locations`, T or m
+    is `n_words`, I(d_v) the expected number of shared hard locations.
     """
     where = "critical_distance"
     n = checks.integer(where, "address_bits", address_bits, 2)
@@ -95,8 +94,7 @@ def radius_for_critical_distance(
         >>> radius_for_critical_distance(64, 2**64, 1024)
         15
 
-    Source:
-        Bricken & Pehlevan 2021, optimal d, letters as in `critical_distance`.
+    **Source:** Bricken & Pehlevan 2021, optimal d, letters as in `critical_distance`.
     """
     where = "radius_for_critical_distance"
     n = checks.integer(where, "address_bits", address_bits, 2)

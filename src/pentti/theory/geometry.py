@@ -46,8 +46,8 @@ def activation_probability(address_bits: int, radius: int) -> float:
         >>> round(activation_probability(1000, 451), 8)
         0.00107185
 
-    Source:
-        Kanerva 1988: N(r) / 2ⁿ with N(r) = Σ_{i≤r} C(n, i); n is `address_bits`, r is `radius`.
+    **Source:** Kanerva 1988: N(r) / 2ⁿ with N(r) = Σ_{i≤r} C(n, i); n is `address_bits`, r is
+    `radius`.
     """
     n, r = _checked_ball("activation_probability", address_bits, radius)
     return _ball(n, r) / (1 << n)
@@ -69,8 +69,7 @@ def activation_probabilities(address_bits: int) -> NDArray[np.float64]:
         >>> activation_probabilities(3)
         array([0.125, 0.5  , 0.875, 1.   ])
 
-    Source:
-        Kanerva 1988, as `activation_probability`.
+    **Source:** Kanerva 1988, as `activation_probability`.
     """
     n = checks.count("activation_probabilities", "address_bits", address_bits)
     return shares(accumulate(_binomials(n)), 1 << n)
@@ -93,8 +92,7 @@ def radius_for(address_bits: int, probability: float) -> int:
         >>> radius_for(1000, 0.01), radius_for(1000, 0.001)
         (463, 451)
 
-    Source:
-        Kanerva 1988 chooses radius 451 of 1000 bits for a probability of .001.
+    **Source:** Kanerva 1988 chooses radius 451 of 1000 bits for a probability of .001.
     """
     n = checks.count("radius_for", "address_bits", address_bits)
     wanted = checks.probability("radius_for", "probability", probability)
@@ -121,10 +119,9 @@ def circle_intersection(address_bits: int, radius: int, distance: int) -> int:
         >>> [circle_intersection(3, 1, distance) for distance in range(4)]
         [4, 2, 2, 0]
 
-    Source:
-        Bricken & Pehlevan 2021, circle intersection: I(d_v) = Σ_a Σ_c C(n − d_v, a) C(d_v, c); a
-        counts the agreements on the bits that the points share and c those with the first point
-        on the others; n is `address_bits`, d is `radius`, d_v is `distance`.
+    **Source:** Bricken & Pehlevan 2021, circle intersection: I(d_v) = Σ_a Σ_c C(n − d_v, a) C(d_v,
+    c); a counts the agreements on the bits that the points share and c those with the first point
+    on the others; n is `address_bits`, d is `radius`, d_v is `distance`.
     """
     n, r = _checked_ball("circle_intersection", address_bits, radius)
     apart = checks.integer("circle_intersection", "distance", distance, 0, n)
@@ -159,10 +156,8 @@ def lune_intersection(address_bits: int, radius: int, distance: int) -> int:
         >>> lune_intersection(1000, 451, 99) == lune_intersection(1000, 451, 100)
         True
 
-    Source:
-        Kanerva 1988, appendix on the circle intersection: Σ_{i≤r} C(n, i) −
-        Σ_{odd j≤d} C(j − 1, (j − 1)/2) C(n − j, r − (j − 1)/2); n is `address_bits`, r
-        is `radius`, d is `distance`.
+    **Source:** Kanerva 1988, appendix on the circle intersection: Σ_{i≤r} C(n, i) − Σ_{odd j≤d} C(j
+    − 1, (j − 1)/2) C(n − j, r − (j − 1)/2); n is `address_bits`, r is `radius`, d is `distance`.
     """
     n, r = _checked_ball("lune_intersection", address_bits, radius)
     apart = checks.integer("lune_intersection", "distance", distance, 0, n)
@@ -186,8 +181,7 @@ def circle_intersections(address_bits: int, radius: int) -> list[int]:
         >>> circle_intersections(3, 1)
         [4, 2, 2, 0]
 
-    Source:
-        Kanerva 1988, as `lune_intersection`, summed step by step.
+    **Source:** Kanerva 1988, as `lune_intersection`, summed step by step.
     """
     n, r = _checked_ball("circle_intersections", address_bits, radius)
     counts = [_ball(n, r)]
@@ -216,8 +210,7 @@ def overlap_curve(address_bits: int, radius: int, distances: ArrayLike) -> NDArr
         >>> (10**6 * overlap_curve(1000, 451, [0, 100, 500])).round(2)
         array([1071.85,  285.83,    1.1 ])
 
-    Source:
-        Bricken & Pehlevan 2021, circle intersection: I(d_v) / 2ⁿ.
+    **Source:** Bricken & Pehlevan 2021, circle intersection: I(d_v) / 2ⁿ.
     """
     n, r = _checked_ball("overlap_curve", address_bits, radius)
     apart = checked_distances("overlap_curve", distances, n)

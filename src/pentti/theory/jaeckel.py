@@ -34,9 +34,8 @@ def selected_coordinates_probability(n_selected: int) -> float:
         >>> selected_coordinates_probability(10)
         0.0009765625
 
-    Source:
-        Jaeckel 1989, "An alternative design for a sparse distributed memory", RIACS TR 89.28:
-        p = 2⁻ᵏ; k is `n_selected`.
+    **Source:** Jaeckel 1989, "An alternative design for a sparse distributed memory", RIACS TR
+    89.28: p = 2⁻ᵏ; k is `n_selected`.
     """
     k = checks.count("selected_coordinates_probability", "n_selected", n_selected)
     return math.ldexp(1.0, -k)
@@ -62,9 +61,8 @@ def selected_coordinates_overlap(
         >>> selected_coordinates_overlap(10, 2, [0, 5, 9])
         array([0.25      , 0.05555556, 0.        ])
 
-    Source:
-        Jaeckel 1989, RIACS TR 89.28: 2⁻ᵏ C(n − d, k) / C(n, k); n is `address_bits`, k is
-        `n_selected`, d a distance: no selected coordinate may lie among the d that differ.
+    **Source:** Jaeckel 1989, RIACS TR 89.28: 2⁻ᵏ C(n − d, k) / C(n, k); n is `address_bits`, k is
+    `n_selected`, d a distance: no selected coordinate may lie among the d that differ.
     """
     where = "selected_coordinates_overlap"
     n = checks.count(where, "address_bits", address_bits)
@@ -92,9 +90,8 @@ def hyperplane_probability(address_bits: int, n_ones: int, n_selected: int) -> f
         >>> round(hyperplane_probability(1000, 100, 3), 6)
         0.000973
 
-    Source:
-        Jaeckel 1989, "A class of designs for a sparse distributed memory", RIACS TR 89.30:
-        C(w, k) / C(n, k); n is `address_bits`, w is `n_ones`, k is `n_selected`.
+    **Source:** Jaeckel 1989, "A class of designs for a sparse distributed memory", RIACS TR 89.30:
+    C(w, k) / C(n, k); n is `address_bits`, w is `n_ones`, k is `n_selected`.
     """
     n, ones, k = _checked_hyperplane("hyperplane_probability", address_bits, n_ones, n_selected)
     return math.comb(ones, k) / math.comb(n, k)
@@ -122,8 +119,7 @@ def hyperplane_overlap(
         >>> hyperplane_overlap(1000, 100, 3, [0, 100, 200]).round(6)
         array([0.000973, 0.000118, 0.      ])
 
-    Source:
-        Jaeckel 1989, RIACS TR 89.30: C(w − d/2, k) / C(n, k), as w − d/2 ones are shared.
+    **Source:** Jaeckel 1989, RIACS TR 89.30: C(w − d/2, k) / C(n, k), as w − d/2 ones are shared.
     """
     where = "hyperplane_overlap"
     n, ones, k = _checked_hyperplane(where, address_bits, n_ones, n_selected)

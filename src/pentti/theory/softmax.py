@@ -62,9 +62,8 @@ def beta(address_bits: int, radius: int, paper_compatible: bool = False) -> floa
         >>> round(beta(64, 11), 3), round(beta(64, 11, paper_compatible=True), 3)
         (14.412, 15.853)
 
-    Source:
-        Bricken & Pehlevan 2021, exponential approximation: I(d_v) ≈ c₁ exp(β(1 − 2 d_v / n));
-        n is `address_bits`, d is `radius`.
+    **Source:** Bricken & Pehlevan 2021, exponential approximation: I(d_v) ≈ c₁ exp(β(1 − 2 d_v /
+    n)); n is `address_bits`, d is `radius`.
     """
     n = checks.integer("beta", "address_bits", address_bits, 2)
     r = checks.integer("beta", "radius", radius, 2, n)
@@ -94,8 +93,7 @@ def sdm_weights(address_bits: int, radius: int, distances: ArrayLike) -> NDArray
         >>> sdm_weights(64, 11, [0, 2, 4]).round(3)
         array([0.677, 0.227, 0.096])
 
-    Source:
-        Bricken & Pehlevan 2021: a read sums the stored words, weighed by the intersections.
+    **Source:** Bricken & Pehlevan 2021: a read sums the stored words, weighed by the intersections.
     """
     n = checks.count("sdm_weights", "address_bits", address_bits)
     r = checks.integer("sdm_weights", "radius", radius, 0, n)
@@ -126,8 +124,7 @@ def softmax_weights(beta: float, address_bits: int, distances: ArrayLike) -> NDA
         >>> softmax_weights(15.853, 64, [0, 2, 4]).round(3)
         array([0.663, 0.246, 0.091])
 
-    Source:
-        Bricken & Pehlevan 2021, exponential approximation; Vaswani et al. 2017.
+    **Source:** Bricken & Pehlevan 2021, exponential approximation; Vaswani et al. 2017.
     """
     slope = checks.number("softmax_weights", "beta", beta, -math.inf, math.inf)
     n = checks.count("softmax_weights", "address_bits", address_bits)

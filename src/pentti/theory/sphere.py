@@ -37,9 +37,8 @@ def cap_probability(dim: int, cosine: float) -> float:
         >>> f"{cap_probability(512, 0.5):.1e}"
         '4.2e-34'
 
-    Source:
-        Li 2011, "Concise formulas for the area and volume of a hyperspherical cap";
-        n is `dim`, cos φ is `cosine`.
+    **Source:** Li 2011, "Concise formulas for the area and volume of a hyperspherical cap"; n is
+    `dim`, cos φ is `cosine`.
     """
     n = checks.integer("cap_probability", "dim", dim, 2)
     threshold = checks.number("cap_probability", "cosine", cosine, -1.0, 1.0)
@@ -64,8 +63,7 @@ def cosine_for(dim: int, probability: float) -> float:
         >>> round(cosine_for(512, 0.01), 4)
         0.1027
 
-    Source:
-        Li 2011, inverted.
+    **Source:** Li 2011, inverted.
     """
     n = checks.integer("cosine_for", "dim", dim, 2)
     share = checks.probability("cosine_for", "probability", probability)
@@ -91,10 +89,9 @@ def cap_intersection(dim: int, cosine_threshold: float, cosines: ArrayLike) -> N
         >>> cap_intersection(8, 0.3, [1.0, 0.5, -1.0]).round(4)
         array([0.2164, 0.0946, 0.    ])
 
-    Source:
-        Lee & Kim 2014, "Concise formulas for the surface area of the intersection of two
-        hyperspherical caps", case of equal caps; Bricken & Pehlevan 2021; n is
-        `dim`, c is `cosine_threshold`, the angle between the centres is v = 2h.
+    **Source:** Lee & Kim 2014, "Concise formulas for the surface area of the intersection of two
+    hyperspherical caps", case of equal caps; Bricken & Pehlevan 2021; n is `dim`, c is
+    `cosine_threshold`, the angle between the centres is v = 2h.
     """
     n = checks.integer("cap_intersection", "dim", dim, 3)
     c = checks.number("cap_intersection", "cosine_threshold", cosine_threshold, -1.0, 1.0)

@@ -1,0 +1,53 @@
+"""The outermost door: tensors, NumPy arrays and lists, all as tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pentti import checks
+
+__all__ = ["as_tensor"]
+
+
+def as_tensor(
+    where: str, argument: str, value: Any, device: torch.device | None, items: str
+) -> Tensor:
+    """Whatever the caller holds, as a real tensor; the argument itself where it is one.
+
+    Args:
+        where: The public function or class that was called, for the error.
+        argument: The argument's name, for the error.
+        value: Tensor, NumPy array or nested list of numbers.
+        device: Device expected of a tensor, and given to anything else; None accepts any.
+        items: What it is made of, for the error, such as "bits".
+
+    Returns:
+        A dense tensor without gradient.
+
+    Raises:
+        ArgumentError: if it is nothing of the kind, complex, sparse or on another device.
+    """
+    expected = f"be a tensor, an array or a list of {items}"
+    if isinstance(value, Tensor):
+        if device is not None and value.device != device:
+            checks.reject(where, argument, f"be on {device}", checks.Words(str(value.device)))
+        if value.is_complex() or value.layout != torch.strided:
+            kind = "complex numbers" if value.is_complex() else f"a {value.layout} tensor"
+            checks.reject(where, argument, f"hold {items}", checks.Words(kind))
+        return value.detach()
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        checks.reject(where, argument, expected, value)
+    if array.dtype.kind not in "biuf":
+        got = checks.Words(f"an array of {array.dtype}") if array.ndim else value
+        checks.reject(where, argument, expected, got)
+    if array.dtype.kind == "f":  # also for what torch lacks, such as long double
+        array = array.astype(np.float64)
+    elif not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(array, device=device)
