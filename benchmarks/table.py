@@ -29,8 +29,9 @@ repetition to the next. Times are medians, with the first and third quartile in 
 says how many times as long a peer takes for one cue, in the same process. *Stream* is the time
 to read the packed addresses and do nothing else, the floor under every scan of all locations.
 
-Made by `python -m benchmarks` and `python -m benchmarks.table`. Peers: the libraries of
-`pip install pentti[bench]`, as they install.
+Made by `make bench` and `python -m benchmarks.table`. Peers: the libraries of the extra `bench`, as
+they install; `sdm` compiles C and needs Debian's `opencl-headers`, `ocl-icd-opencl-dev` and
+`libbsd-dev`.
 """
 
 
