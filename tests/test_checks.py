@@ -56,6 +56,13 @@ def test_one_of_lists_the_choices():
         checks.one_of("f", "kind", "c", ["a", "b"])
 
 
+def test_what_cannot_be_shown_is_described():
+    with pytest.raises(ArgumentError, match=r"at least 1, got a int too long to show$"):
+        checks.count("f", "n", -(10**5000))
+    with pytest.raises(ArgumentError, match=r"got array\(\[\[0, 0\], \[0, 0\]\]\)$"):
+        checks.reject("f", "x", "be text", np.zeros((2, 2), dtype=int))
+
+
 def test_long_values_are_cut():
     with pytest.raises(ArgumentError, match=r"got '?x{70,}\.\.\.$"):
         checks.reject("f", "x", "be short", checks.Words("x" * 500))

@@ -181,5 +181,9 @@ def _range_text(low: float, high: float | None) -> str:
 
 
 def _shown(value: object) -> str:
-    text = str(value) if isinstance(value, Words) else repr(value)
+    try:
+        text = str(value) if isinstance(value, Words) else repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a {type(value).__name__} too long to show"
+    text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -77,6 +77,19 @@ def test_overlap_curve_has_the_shape_of_the_distances():
     assert theory.overlap_curve(64, 11, []).shape == (0,)
 
 
+def test_overlap_curve_of_few_distances_is_that_of_all():
+    every = theory.overlap_curve(257, 103, np.arange(258))
+    assert every.tolist() == [c / 2**257 for c in theory.circle_intersections(257, 103)]
+    mixed = [[9, 257, 0], [9, 8, 100]]
+    assert theory.overlap_curve(257, 103, mixed).tolist() == every[np.array(mixed)].tolist()
+
+
+def test_tensors_are_accepted():
+    torch = pytest.importorskip("torch")
+    curve = theory.overlap_curve(64, 11, torch.tensor([[0, 3], [11, 64]]))
+    assert curve.tolist() == theory.overlap_curve(64, 11, [[0, 3], [11, 64]]).tolist()
+
+
 def test_overlap_curve_equals_simulation():
     rng = np.random.default_rng(5)
     n, radius, distance, n_points = 31, 13, 7, 200_000
@@ -287,6 +300,24 @@ def test_public_names_are_those_of_the_modules():
         (
             lambda: theory.overlap_curve(10, 3, [0, 11]),
             r"^overlap_curve: `distances` must be integers in \[0, 10\], got 11$",
+        ),
+        (
+            lambda: theory.overlap_curve(10, 3, [[0], [1, 2]]),
+            (
+                r"^overlap_curve: `distances` must be integers in \[0, 10\], "
+                r"got \[\[0\], \[1, 2\]\]$"
+            ),
+        ),
+        (
+            lambda: theory.selected_coordinates_overlap(10, 3, [[0], [1, 2]]),
+            (
+                r"^selected_coordinates_overlap: `distances` must be integers in \[0, 10\], "
+                r"got \[\[0\], \[1, 2\]\]$"
+            ),
+        ),
+        (
+            lambda: theory.cap_intersection(8, 0.1, [[0], [1, 2]]),
+            r"^cap_intersection: `cosines` must be numbers, got \[\[0\], \[1, 2\]\]$",
         ),
         (
             lambda: theory.overlap_curve(10, 3, [0.5]),

@@ -1,6 +1,7 @@
 """β, weightings and their distance."""
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -78,9 +79,75 @@ def test_no_beta_of_a_fine_grid_is_better_than_the_best(address_bits, radius):
     assert fit.total_variation == pytest.approx(min(others), abs=2e-4)
 
 
+@pytest.mark.parametrize("address_bits", [2, 3, 64, 100])
+def test_every_radius_has_a_best_beta(address_bits):
+    distances = np.arange(address_bits + 1)
+    for radius in range(2, address_bits + 1):
+        fit = theory.best_beta(address_bits, radius)
+        assert fit.beta >= 0
+        wanted = theory.sdm_weights(address_bits, radius, distances)
+        others = [
+            theory.total_variation(wanted, theory.softmax_weights(slope, address_bits, distances))
+            for slope in (0.0, 0.9 * fit.beta, 1.1 * fit.beta)
+        ]
+        assert fit.total_variation <= min(others) + 1e-15
+
+
+def test_flat_weights_have_beta_zero():
+    assert theory.beta(64, 64) == 0.0
+    assert theory.best_beta(64, 64) == theory.BetaFit(beta=0.0, total_variation=0.0)
+    assert theory.best_beta(64, 60).beta == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("radius", [27, 50, 60, 63])
+def test_beta_of_nearly_flat_intersections(radius):
+    # The logarithms differ in digits that a float of the counts themselves does not have.
+    with localcontext() as context:
+        context.prec = 60
+        counts = theory.circle_intersections(64, radius)[:radius]
+        logs = [Decimal(count).ln() for count in counts]
+        cosines = [1 - Decimal(d) / 32 for d in range(radius)]
+        mean = sum(cosines) / radius
+        along = sum((c - mean) * log for c, log in zip(cosines, logs, strict=True))
+        slope = float(along / sum((c - mean) ** 2 for c in cosines))
+    assert theory.beta(64, radius) == pytest.approx(slope, rel=1e-10)
+
+
+def test_tensors_are_accepted():
+    torch = pytest.importorskip("torch")
+    distances = torch.tensor([[0, 3], [5, 16]])
+    given = theory.sdm_weights(17, 6, distances)
+    assert given.tolist() == theory.sdm_weights(17, 6, distances.tolist()).tolist()
+    weights = torch.tensor([0.25, 0.75], requires_grad=True)
+    assert theory.total_variation(weights, [0.5, 0.5]) == 0.25
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: theory.total_variation("a", [1.0]),
+            r"^total_variation: `p` must be weights that sum to 1, got 'a'$",
+        ),
+        (
+            lambda: theory.total_variation([1.0], [1j]),
+            r"^total_variation: `q` must be weights that sum to 1, got \[1j\]$",
+        ),
+        (
+            lambda: theory.total_variation([[1.0], [0.5, 0.5]], [1.0]),
+            r"^total_variation: `p` must be weights that sum to 1, got \[\[1.0\], \[0.5, 0.5\]\]$",
+        ),
+        (
+            lambda: theory.total_variation([1e308, 1e308], [1.0]),
+            r"^total_variation: `p` must be weights that sum to 1, got \[1e\+308, 1e\+308\]$",
+        ),
+        (
+            lambda: theory.softmax_weights(1.0, 64, [[0], [1, 2]]),
+            (
+                r"^softmax_weights: `distances` must be integers in \[0, 64\], "
+                r"got \[\[0\], \[1, 2\]\]$"
+            ),
+        ),
         (lambda: theory.beta(1, 1), r"^beta: `address_bits` must be at least 2, got 1$"),
         (lambda: theory.beta(64, 1), r"^beta: `radius` must be in \[2, 64\], got 1$"),
         (

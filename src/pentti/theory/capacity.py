@@ -14,7 +14,12 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from pentti import checks
-from pentti.theory.arrays import checked_numbers
+from pentti.theory.arrays import (
+    MOST,
+    checked_locations,
+    checked_numbers,
+    checked_words,
+)
 from pentti.theory.geometry import activation_probabilities
 
 __all__ = [
@@ -35,8 +40,8 @@ def signal_to_noise(
     """The signal-to-noise ratio ρ² of a bit sum: its squared mean over its variance.
 
     Args:
-        n_locations: Number of hard locations, at least 1.
-        n_words: Number of stored words, at least 1; one or an array.
+        n_locations: Number of hard locations, from 1 to 1e100.
+        n_words: Number of stored words, from 1 to 1e100; one or an array.
         probability: Activation probability in [0, 1]; one or an array.
 
     Returns:
@@ -52,19 +57,15 @@ def signal_to_noise(
     **Source:** Kanerva 1993; Bricken & Pehlevan 2021: ρ² = pr / (1 + pm + p³mr); p is
     `probability`, r (Kanerva's M) is `n_locations`, m (Kanerva's T) is `n_words`.
     """
-    where = "signal_to_noise"
-    r = float(checks.count(where, "n_locations", n_locations))
-    m = checked_numbers(where, "n_words", n_words, 1, math.inf)
-    p = checked_numbers(where, "probability", probability, 0, 1)
-    return _rho_squared(r, m, p)
+    return _rho_squared(*_checked_load("signal_to_noise", n_locations, n_words, probability))
 
 
 def optimal_probability(n_locations: int, n_words: float) -> float:
     """The activation probability at which the signal-to-noise ratio is highest.
 
     Args:
-        n_locations: Number of hard locations, at least 1.
-        n_words: Number of stored words, at least 1.
+        n_locations: Number of hard locations, from 1 to 1e100.
+        n_words: Number of stored words, from 1 to 1e100.
 
     Returns:
         p*, below 1.
@@ -79,9 +80,9 @@ def optimal_probability(n_locations: int, n_words: float) -> float:
     **Source:** Kanerva 1993; Bricken & Pehlevan 2021: p* = (2mr)^(−1/3); r is `n_locations`, m is
     `n_words`.
     """
-    r = float(checks.count("optimal_probability", "n_locations", n_locations))
-    m = checks.number("optimal_probability", "n_words", n_words, 1, math.inf)
-    return math.exp(-(math.log(2) + math.log(m) + math.log(r)) / 3)
+    M = checked_locations("optimal_probability", n_locations)
+    T = checked_words("optimal_probability", n_words)
+    return _optimal_probability(M, T)
 
 
 def radius_for_signal_to_noise(address_bits: int, n_locations: int, n_words: float) -> int:
@@ -92,8 +93,8 @@ def radius_for_signal_to_noise(address_bits: int, n_locations: int, n_words: flo
 
     Args:
         address_bits: Length of an address in bits, at least 1.
-        n_locations: Number of hard locations, at least 1.
-        n_words: Number of stored words, at least 1.
+        n_locations: Number of hard locations, from 1 to 1e100.
+        n_words: Number of stored words, from 1 to 1e100.
 
     Returns:
         The radius in bits.
@@ -110,9 +111,9 @@ def radius_for_signal_to_noise(address_bits: int, n_locations: int, n_words: flo
     """
     where = "radius_for_signal_to_noise"
     n = checks.count(where, "address_bits", address_bits)
-    r = checks.count(where, "n_locations", n_locations)
-    m = checks.number(where, "n_words", n_words, 1, math.inf)
-    return _first_radius(n, optimal_probability(r, m))
+    M = checked_locations(where, n_locations)
+    T = checked_words(where, n_words)
+    return _first_radius(n, _optimal_probability(M, T))
 
 
 def bit_fidelity(
@@ -121,8 +122,8 @@ def bit_fidelity(
     """The probability that one bit is read as it was written.
 
     Args:
-        n_locations: Number of hard locations, at least 1.
-        n_words: Number of stored words, at least 1; one or an array.
+        n_locations: Number of hard locations, from 1 to 1e100.
+        n_words: Number of stored words, from 1 to 1e100; one or an array.
         probability: Activation probability in [0, 1]; one or an array.
 
     Returns:
@@ -138,10 +139,8 @@ def bit_fidelity(
     **Source:** Kanerva 1993: φ = Φ(ρ), ρ² = pM / (1 + pT(1 + p²M)); M is `n_locations`, T is
     `n_words`, p is `probability`.
     """
-    r = float(checks.count("bit_fidelity", "n_locations", n_locations))
-    m = checked_numbers("bit_fidelity", "n_words", n_words, 1, math.inf)
-    p = checked_numbers("bit_fidelity", "probability", probability, 0, 1)
-    fidelity = ndtr(np.sqrt(_rho_squared(r, m, p)))
+    load = _checked_load("bit_fidelity", n_locations, n_words, probability)
+    fidelity = ndtr(np.sqrt(_rho_squared(*load)))
     return np.asarray(fidelity, dtype=np.float64)[()]
 
 
@@ -157,8 +156,8 @@ def mean_bit_fidelity(
     heteroassociative: independent of the addresses.
 
     Args:
-        n_locations: Number of hard locations, at least 1.
-        n_words: Number of stored words, at least 1.
+        n_locations: Number of hard locations, from 1 to 1e100.
+        n_words: Number of stored words, from 1 to 1e100.
         probability: Activation probability in [0, 1].
         flipped_share: Share of the counters whose sign was changed after writing, in [0, 1].
 
@@ -181,8 +180,8 @@ def mean_bit_fidelity(
     `probability`, f is `flipped_share`.
     """
     where = "mean_bit_fidelity"
-    M = checks.count(where, "n_locations", n_locations)
-    T = checks.number(where, "n_words", n_words, 1, math.inf)
+    M = checked_locations(where, n_locations)
+    T = checked_words(where, n_words)
     p = checks.number(where, "probability", probability, 0.0, 1.0)
     signal = 1.0 - 2.0 * checks.number(where, "flipped_share", flipped_share, 0.0, 1.0)
     variance = p * T * (1.0 + signal**2 * p * p * M) + 1.0 - signal**2
@@ -200,7 +199,7 @@ def capacity(
 
     Args:
         fidelity: Probability that a bit is read right, above 0.5 and below 1.
-        n_locations: Number of hard locations; None for the limit of infinitely many.
+        n_locations: Number of hard locations, up to 1e100; None for the limit of infinitely many.
         probability: Activation probability, above 0 and below 1; None for the best one.
 
     Returns:
@@ -223,7 +222,7 @@ def capacity(
         if probability is not None:
             checks.reject("capacity", "n_locations", "be given with a probability", n_locations)
         return 1.0 / (z * z)
-    M = float(checks.count("capacity", "n_locations", n_locations))
+    M = float(checked_locations("capacity", n_locations))
     if probability is None:
         p = min(_best_probability(M, z), 1.0)
     else:
@@ -238,7 +237,7 @@ def memory_capacity(
 
     Args:
         address_bits: Length of an address and of a word in bits, at least 1.
-        n_locations: Number of hard locations, at least 1.
+        n_locations: Number of hard locations, from 1 to 1e100.
         probability: Activation probability, above 0 and below 1.
         recall_probability: Probability that all bits of a word are right, below 1 and above
             0.5 to the power of `address_bits`, which is chance.
@@ -259,9 +258,9 @@ def memory_capacity(
     """
     where = "memory_capacity"
     n = checks.count(where, "address_bits", address_bits)
-    r = float(checks.count(where, "n_locations", n_locations))
+    M = float(checked_locations(where, n_locations))
     p = checks.probability(where, "probability", probability)
-    return _words(r, _bit_quantile(where, n, recall_probability), p) + 1.0
+    return _words(M, _bit_quantile(where, n, recall_probability), p) + 1.0
 
 
 def radius_for_capacity(
@@ -273,7 +272,7 @@ def radius_for_capacity(
 
     Args:
         address_bits: Length of an address and of a word in bits, at least 1.
-        n_locations: Number of hard locations, at least 1.
+        n_locations: Number of hard locations, from 1 to 1e100.
         recall_probability: Probability that all bits of a word are right, below 1 and above
             0.5 to the power of `address_bits`, which is chance.
 
@@ -292,9 +291,9 @@ def radius_for_capacity(
     """
     where = "radius_for_capacity"
     n = checks.count(where, "address_bits", address_bits)
-    r = float(checks.count(where, "n_locations", n_locations))
+    M = float(checked_locations(where, n_locations))
     z = _bit_quantile(where, n, recall_probability)
-    return _first_radius(n, _best_probability(r, z))
+    return _first_radius(n, _best_probability(M, z))
 
 
 # The numbers k of active locations that occur, and their probabilities.
@@ -317,23 +316,41 @@ def _active_numbers(M: int, p: float) -> tuple[NDArray[np.float64], NDArray[np.f
     return active, weights / weights.sum()
 
 
-# Words besides the one that is read, at which ρ = z.
+def _checked_load(
+    where: str, n_locations: int, n_words: ArrayLike, probability: ArrayLike
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    M = float(checked_locations(where, n_locations))
+    T = checked_numbers(where, "n_words", n_words, 1, MOST)
+    p = checked_numbers(where, "probability", probability, 0, 1)
+    try:
+        np.broadcast_shapes(T.shape, p.shape)
+    except ValueError:
+        expected = f"broadcast with `n_words` of shape {T.shape}"
+        checks.reject(where, "probability", expected, checks.Words(f"shape {p.shape}"))
+    return M, T, p
+
+
+# T counts the words besides the one that is read, at which ρ = z.
 def _rho_squared(
-    r: float, m: NDArray[np.float64], p: NDArray[np.float64]
+    M: float, T: NDArray[np.float64], p: NDArray[np.float64]
 ) -> np.float64 | NDArray[np.float64]:
-    return np.asarray(p * r / (1.0 + p * m * (1.0 + p * p * r)), dtype=np.float64)[()]
+    return np.asarray(p * M / (1.0 + p * T * (1.0 + p * p * M)), dtype=np.float64)[()]
 
 
-def _words(r: float, z: float, p: float) -> float:
-    return (p * r / (z * z) - 1.0) / (p * (1.0 + p * p * r))
+def _optimal_probability(M: float, T: float) -> float:
+    return math.exp(-(math.log(2) + math.log(T) + math.log(M)) / 3)
 
 
-# Where `_words` is highest: the positive root of −2r²p³ + 3rz²p² + z².
-def _best_probability(r: float, z: float) -> float:
+def _words(M: float, z: float, p: float) -> float:
+    return (p * M / (z * z) - 1.0) / (p * (1.0 + p * p * M))
+
+
+# Where `_words` is highest: the positive root of −2M²p³ + 3Mz²p² + z².
+def _best_probability(M: float, z: float) -> float:
     def slope(p: float) -> float:
-        return (3.0 * r * p * p + 1.0) * z * z - 2.0 * r * r * p**3
+        return (3.0 * M * p * p + 1.0) * z * z - 2.0 * M * M * p**3
 
-    above = 1.01 * max(3.0 * z * z / r, (z * z / (r * r)) ** (1 / 3))
+    above = 1.01 * max(3.0 * z * z / M, (z * z / (M * M)) ** (1 / 3))
     return float(brentq(slope, 0.0, above, xtol=1e-300, rtol=1e-12))
 
 
@@ -343,11 +360,11 @@ def _first_radius(n: int, probability: float) -> int:
 
 def _bit_quantile(where: str, n: int, recall_probability: float) -> float:
     share = checks.probability(where, "recall_probability", recall_probability)
-    z = float(ndtri(share ** (1.0 / n)))
-    if z <= 0.0:
+    wrong = -math.expm1(math.log(share) / n)
+    if share ** (1.0 / n) <= 0.5 or wrong >= 0.5:
         expected = f"be above 2^-{n}, which is chance"
         checks.reject(where, "recall_probability", expected, recall_probability)
-    return z
+    return -float(ndtri(wrong))
 
 
 def _checked_fidelity(fidelity: float) -> float:

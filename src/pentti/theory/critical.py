@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, owens_t
 
 from pentti import checks
+from pentti.theory.arrays import checked_locations, checked_words
 from pentti.theory.geometry import activation_probabilities, overlap_curve
 
 __all__ = ["critical_distance", "radius_for_critical_distance"]
@@ -40,8 +41,8 @@ def critical_distance(
 
     Args:
         address_bits: Length of an address and of a word in bits, at least 2.
-        n_locations: Number of hard locations, at least 1.
-        n_words: Number of stored words, at least 1.
+        n_locations: Number of hard locations, from 1 to 1e100.
+        n_words: Number of stored words, from 1 to 1e100.
         radius: Activation radius in bits, from 0 to `address_bits`.
         variance: ``"exact"``, ``"independent"`` or ``"simplified"``.
 
@@ -64,11 +65,11 @@ def critical_distance(
     """
     where = "critical_distance"
     n = checks.integer(where, "address_bits", address_bits, 2)
-    M = float(checks.count(where, "n_locations", n_locations))
-    T = checks.number(where, "n_words", n_words, 1, math.inf)
-    r = checks.integer(where, "radius", radius, 0, n)
+    M = float(checked_locations(where, n_locations))
+    T = checked_words(where, n_words)
+    radius = checks.integer(where, "radius", radius, 0, n)
     checks.one_of(where, "variance", variance, _VARIANCES)
-    return _edge(n, _quality(n, M, T, r, variance))
+    return _edge(n, _quality(n, M, T, radius, variance))
 
 
 def radius_for_critical_distance(
@@ -78,8 +79,8 @@ def radius_for_critical_distance(
 
     Args:
         address_bits: Length of an address and of a word in bits, at least 2.
-        n_locations: Number of hard locations, at least 1.
-        n_words: Number of stored words, at least 1.
+        n_locations: Number of hard locations, from 1 to 1e100.
+        n_words: Number of stored words, from 1 to 1e100.
         variance: ``"exact"`` or ``"independent"``, as for `critical_distance`; the published radii
             use the latter. The simplified theory has no best radius.
 
@@ -98,17 +99,19 @@ def radius_for_critical_distance(
     """
     where = "radius_for_critical_distance"
     n = checks.integer(where, "address_bits", address_bits, 2)
-    M = float(checks.count(where, "n_locations", n_locations))
-    T = checks.number(where, "n_words", n_words, 1, math.inf)
+    M = float(checked_locations(where, n_locations))
+    T = checked_words(where, n_words)
     checks.one_of(where, "variance", variance, _VARIANCES[:2])
-    reach = np.array([_edge(n, _quality(n, M, T, r, variance)) for r in range(n // 2 + 1)])
+    reach = np.array(
+        [_edge(n, _quality(n, M, T, radius, variance)) for radius in range(n // 2 + 1)]
+    )
     best = np.flatnonzero(reach == reach.max())
     return int(best[0] + best[-1]) // 2
 
 
 # I/σ at every distance from 0 to n; 0 where no hard location is to be expected at all.
-def _quality(n: int, M: float, T: float, r: int, variance: str) -> NDArray[np.float64]:
-    signal, deviation = _moments(n, M, T, r, variance)
+def _quality(n: int, M: float, T: float, radius: int, variance: str) -> NDArray[np.float64]:
+    signal, deviation = _moments(n, M, T, radius, variance)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.nan_to_num(signal / deviation, posinf=np.inf))
 
@@ -116,9 +119,9 @@ def _quality(n: int, M: float, T: float, r: int, variance: str) -> NDArray[np.fl
 # Mean and standard deviation of a bit's sum at every distance of the cue. The square of p may
 # underflow, so it is kept out of the roots.
 def _moments(
-    n: int, M: float, T: float, r: int, variance: str
+    n: int, M: float, T: float, radius: int, variance: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    share = overlap_curve(n, r, np.arange(n + 1))
+    share = overlap_curve(n, radius, np.arange(n + 1))
     signal = M * share
     if variance == "exact":
         of_distance = np.diff(activation_probabilities(n), prepend=0.0)
@@ -127,13 +130,13 @@ def _moments(
     p = float(share[0])
     if variance == "independent":
         return signal, np.full(n + 1, p * math.sqrt(T * M * (1.0 + p * p * M)))
-    return M * _normal_overlap(n, r), np.full(n + 1, float(f"{p:.0e}") * math.sqrt(T * M))
+    return M * _normal_overlap(n, radius), np.full(n + 1, float(f"{p:.0e}") * math.sqrt(T * M))
 
 
 # Both of two normal variables of correlation 1 − 2d/n beyond the radius, by Owen's T.
-def _normal_overlap(n: int, r: int) -> NDArray[np.float64]:
+def _normal_overlap(n: int, radius: int) -> NDArray[np.float64]:
     distances = np.arange(n + 1)
-    deviations = (n / 2 - r) / (math.sqrt(n) / 2)
+    deviations = (n / 2 - radius) / (math.sqrt(n) / 2)
     with np.errstate(divide="ignore"):
         slope = np.sqrt(distances / (n - distances))
     both = ndtr(-deviations) - 2.0 * owens_t(deviations, slope)

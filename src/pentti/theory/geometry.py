@@ -7,7 +7,7 @@ and an address may have 10,000 bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice
 
 import numpy as np
@@ -49,8 +49,8 @@ def activation_probability(address_bits: int, radius: int) -> float:
     **Source:** Kanerva 1988: N(r) / 2ⁿ with N(r) = Σ_{i≤r} C(n, i); n is `address_bits`, r is
     `radius`.
     """
-    n, r = _checked_ball("activation_probability", address_bits, radius)
-    return _ball(n, r) / (1 << n)
+    n, radius = _checked_ball("activation_probability", address_bits, radius)
+    return _ball(n, radius) / (1 << n)
 
 
 def activation_probabilities(address_bits: int) -> NDArray[np.float64]:
@@ -60,7 +60,7 @@ def activation_probabilities(address_bits: int) -> NDArray[np.float64]:
         address_bits: Length of an address in bits, at least 1.
 
     Returns:
-        A float64 vector of length `address_bits` + 1; element r belongs to radius r.
+        A float64 vector of length `address_bits` + 1, one element for each radius from 0.
 
     Raises:
         ArgumentError: if `address_bits` is not a whole number of at least 1.
@@ -72,7 +72,14 @@ def activation_probabilities(address_bits: int) -> NDArray[np.float64]:
     **Source:** Kanerva 1988, as `activation_probability`.
     """
     n = checks.count("activation_probabilities", "address_bits", address_bits)
-    return shares(accumulate(_binomials(n)), 1 << n)
+    whole = 1 << n
+    # A ball and the rest of the space, which is a ball around the opposite point.
+    pairs = [
+        (ball / whole, (whole - ball) / whole)
+        for ball in accumulate(islice(_binomials(n), (n + 1) // 2))
+    ]
+    below, above = np.array(pairs, dtype=np.float64).T
+    return np.concatenate((below, above[::-1][n % 2 :], [1.0]))
 
 
 def radius_for(address_bits: int, probability: float) -> int:
@@ -123,12 +130,12 @@ def circle_intersection(address_bits: int, radius: int, distance: int) -> int:
     c); a counts the agreements on the bits that the points share and c those with the first point
     on the others; n is `address_bits`, d is `radius`, d_v is `distance`.
     """
-    n, r = _checked_ball("circle_intersection", address_bits, radius)
+    n, radius = _checked_ball("circle_intersection", address_bits, radius)
     apart = checks.integer("circle_intersection", "distance", distance, 0, n)
     up_to = [0, *accumulate(_binomials(apart))]
     total = 0
     for agreements, ways in enumerate(_binomials(n - apart)):
-        low = max(0, n - r - agreements)
+        low = max(0, n - radius - agreements)
         high = apart - low
         if low <= high:
             total += ways * (up_to[high + 1] - up_to[low])
@@ -159,9 +166,9 @@ def lune_intersection(address_bits: int, radius: int, distance: int) -> int:
     **Source:** Kanerva 1988, appendix on the circle intersection: Σ_{i≤r} C(n, i) − Σ_{odd j≤d} C(j
     − 1, (j − 1)/2) C(n − j, r − (j − 1)/2); n is `address_bits`, r is `radius`, d is `distance`.
     """
-    n, r = _checked_ball("lune_intersection", address_bits, radius)
+    n, radius = _checked_ball("lune_intersection", address_bits, radius)
     apart = checks.integer("lune_intersection", "distance", distance, 0, n)
-    return _ball(n, r) - sum(islice(_lunes(n, r), (apart + 1) // 2))
+    return _ball(n, radius) - sum(islice(_lunes(n, radius), (apart + 1) // 2))
 
 
 def circle_intersections(address_bits: int, radius: int) -> list[int]:
@@ -183,12 +190,8 @@ def circle_intersections(address_bits: int, radius: int) -> list[int]:
 
     **Source:** Kanerva 1988, as `lune_intersection`, summed step by step.
     """
-    n, r = _checked_ball("circle_intersections", address_bits, radius)
-    counts = [_ball(n, r)]
-    for lune in _lunes(n, r):
-        left = counts[-1] - lune
-        counts += (left, left)
-    return counts[: n + 1]
+    n, radius = _checked_ball("circle_intersections", address_bits, radius)
+    return list(_counts_at(n, radius, range(n + 1)))
 
 
 def overlap_curve(address_bits: int, radius: int, distances: ArrayLike) -> NDArray[np.float64]:
@@ -212,22 +215,23 @@ def overlap_curve(address_bits: int, radius: int, distances: ArrayLike) -> NDArr
 
     **Source:** Bricken & Pehlevan 2021, circle intersection: I(d_v) / 2ⁿ.
     """
-    n, r = _checked_ball("overlap_curve", address_bits, radius)
+    n, radius = _checked_ball("overlap_curve", address_bits, radius)
     apart = checked_distances("overlap_curve", distances, n)
-    every = shares(circle_intersections(n, r), 1 << n)
-    return np.asarray(every[apart], dtype=np.float64)
+    distinct, places = np.unique(apart, return_inverse=True)
+    counts = _counts_at(n, radius, distinct.tolist())
+    return np.asarray(shares(counts, 1 << n)[places.reshape(apart.shape)], dtype=np.float64)
 
 
-# Addresses within r of a point; the smaller side of the space is summed.
 def _checked_ball(where: str, address_bits: int, radius: int) -> tuple[int, int]:
     n = checks.count(where, "address_bits", address_bits)
     return n, checks.integer(where, "radius", radius, 0, n)
 
 
-def _ball(n: int, r: int) -> int:
-    if 2 * r > n:
-        return (1 << n) - sum(islice(_binomials(n), n - r))
-    return sum(islice(_binomials(n), r + 1))
+# Addresses within the radius of a point; the smaller side of the space is summed.
+def _ball(n: int, radius: int) -> int:
+    if 2 * radius > n:
+        return (1 << n) - sum(islice(_binomials(n), n - radius))
+    return sum(islice(_binomials(n), radius + 1))
 
 
 # C(n, 0), C(n, 1), … C(n, n), each from the one before.
@@ -238,12 +242,22 @@ def _binomials(n: int) -> Iterator[int]:
         value = value * (n - i) // (i + 1)
 
 
-# What is cut off at distance 1, 3, 5, …: C(2k, k) C(n − 2k − 1, r − k) for k = 0, 1, 2, …
-def _lunes(n: int, r: int) -> Iterator[int]:
-    value = math.comb(n - 1, r)
+# The intersections at the distances, which ascend; nothing beyond the last one is computed.
+def _counts_at(n: int, radius: int, distances: Iterable[int]) -> Iterator[int]:
+    count, lunes, n_lunes = _ball(n, radius), _lunes(n, radius), 0
+    for distance in distances:
+        wanted = (distance + 1) // 2
+        count -= sum(islice(lunes, wanted - n_lunes))
+        n_lunes = wanted
+        yield count
+
+
+# What is cut off at distance 1, 3, 5, …: C(2k, k) C(n − 2k − 1, radius − k) for k = 0, 1, 2, …
+def _lunes(n: int, radius: int) -> Iterator[int]:
+    value = math.comb(n - 1, radius)
     for k in range((n + 1) // 2):
         yield value
-        above, below = n - 2 * k - 1, r - k
+        above, below = n - 2 * k - 1, radius - k
         if above > 1:
             step = 2 * (2 * k + 1) * below * (above - below)
             value = value * step // ((k + 1) * above * (above - 1))

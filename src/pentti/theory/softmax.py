@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
 from pentti import checks
-from pentti.theory.arrays import checked_distances, shares
+from pentti.theory.arrays import array_of, checked_distances, shares
 from pentti.theory.geometry import circle_intersections
 
 __all__ = [
@@ -66,12 +66,12 @@ def beta(address_bits: int, radius: int, paper_compatible: bool = False) -> floa
     n)); n is `address_bits`, d is `radius`.
     """
     n = checks.integer("beta", "address_bits", address_bits, 2)
-    r = checks.integer("beta", "radius", radius, 2, n)
-    logs = np.array([math.log(count) for count in circle_intersections(n, r)[:r]])
-    cosines = 1.0 - 2.0 * np.arange(r) / n
+    radius = checks.integer("beta", "radius", radius, 2, n)
+    logs = _log_shares(circle_intersections(n, radius)[:radius])
+    cosines = 1.0 - 2.0 * np.arange(radius) / n
     centred = cosines - cosines.mean()
     slope = float(centred @ logs / (centred @ centred))
-    return slope * r / (r - 1) if paper_compatible else slope
+    return slope * radius / (radius - 1) if paper_compatible else slope
 
 
 def sdm_weights(address_bits: int, radius: int, distances: ArrayLike) -> NDArray[np.float64]:
@@ -96,12 +96,12 @@ def sdm_weights(address_bits: int, radius: int, distances: ArrayLike) -> NDArray
     **Source:** Bricken & Pehlevan 2021: a read sums the stored words, weighed by the intersections.
     """
     n = checks.count("sdm_weights", "address_bits", address_bits)
-    r = checks.integer("sdm_weights", "radius", radius, 0, n)
+    radius = checks.integer("sdm_weights", "radius", radius, 0, n)
     apart = checked_distances("sdm_weights", distances, n)
-    every = circle_intersections(n, r)
+    every = circle_intersections(n, radius)
     counts = [every[distance] for distance in apart.ravel().tolist()]
     if sum(counts) == 0:
-        expected = f"hold a distance at which circles of radius {r} meet"
+        expected = f"hold a distance at which circles of radius {radius} meet"
         checks.reject("sdm_weights", "distances", expected, distances)
     return shares(counts, sum(counts)).reshape(apart.shape)
 
@@ -168,7 +168,7 @@ def best_beta(address_bits: int, radius: int) -> BetaFit:
 
     Returns:
         The β that minimises the total variation over the distances 0, 1, … `address_bits`, each
-        taken once, and that total variation.
+        taken once, and that total variation; β is 0 where no other is better.
 
     Raises:
         ArgumentError: if an argument is not a whole number or out of range.
@@ -178,23 +178,40 @@ def best_beta(address_bits: int, radius: int) -> BetaFit:
         0.098
     """
     n = checks.integer("best_beta", "address_bits", address_bits, 2)
-    r = checks.integer("best_beta", "radius", radius, 2, n)
+    radius = checks.integer("best_beta", "radius", radius, 2, n)
     distances = np.arange(n + 1)
-    wanted = sdm_weights(n, r, distances)
+    wanted = sdm_weights(n, radius, distances)
 
     def miss(candidate: float) -> float:
         return total_variation(wanted, softmax_weights(candidate, n, distances))
 
-    centre = beta(n, r)
+    centre = beta(n, radius)
     grid = np.linspace(0.0, 3.0 * centre, 301)
     near = int(np.argmin([miss(candidate) for candidate in grid]))
     bounds = (grid[max(near - 1, 0)], grid[min(near + 1, len(grid) - 1)])
     found = float(minimize_scalar(miss, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x)
-    return BetaFit(beta=found, total_variation=miss(found))
+    chosen = min(0.0, found, key=miss)
+    return BetaFit(beta=chosen, total_variation=miss(chosen))
+
+
+# The logarithms of the counts over the first and largest one, also where all are nearly equal.
+def _log_shares(counts: list[int]) -> NDArray[np.float64]:
+    first = counts[0]
+    lost = [(first - count) / first for count in counts]
+    return np.array(
+        [
+            math.log1p(-share) if share < 0.5 else math.log(count) - math.log(first)
+            for share, count in zip(lost, counts, strict=True)
+        ]
+    )
 
 
 def _checked_weights(argument: str, weights: ArrayLike) -> NDArray[np.float64]:
-    given = np.asarray(weights, dtype=np.float64)
-    if not (given.size and (given >= 0).all() and abs(given.sum() - 1.0) <= 1e-6):
-        checks.reject("total_variation", argument, "be weights that sum to 1", weights)
-    return given
+    expected = "be weights that sum to 1"
+    given = array_of("total_variation", argument, expected, weights)
+    if given.dtype.kind not in "iuf":
+        checks.reject("total_variation", argument, expected, weights)
+    real = given.astype(np.float64)
+    if not ((real >= 0).all() and (real <= 1.000001).all() and abs(real.sum() - 1.0) <= 1e-6):
+        checks.reject("total_variation", argument, expected, weights)
+    return real
