@@ -9,6 +9,7 @@ import time
 import pytest
 
 import pentti
+from pentti import cli
 from pentti.cli import app
 
 
@@ -85,3 +86,26 @@ def test_the_report_goes_on_after_ctrl_c(tmp_path):
     assert "kept circle" in again.stderr
     assert again.stdout.strip() == str(tmp_path.resolve() / "index.html")
     assert done.read_bytes() == before
+
+
+@pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
+def test_ctrl_c_during_imports_is_one_sentence(module, tmp_path):
+    """Even where the import itself would swallow it."""
+    stop = "try: os.kill(os.getpid(), signal.SIGINT); time.sleep(10)"
+    lines = ["import os, signal, time", stop, "except BaseException: pass"]
+    (tmp_path / f"{module}.py").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    done = run("report", "--out", out, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.stderr, done.stdout, done.returncode) == ("pentti: stopped\n", "", 130)
+    assert not out.exists()
+
+
+def test_the_command_line_leaves_ctrl_c_as_it_was(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "app", lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    before = signal.getsignal(signal.SIGINT)
+    cli.main()
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(cli.signal, "getsignal", lambda _: signal.SIG_IGN)
+    cli.main()
+    assert seen == [cli._end, signal.SIG_IGN]

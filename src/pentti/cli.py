@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Literal
 
 import typer
@@ -52,10 +58,6 @@ def report(
     """
     try:
         _report("full" if full else "quick", only or [], out, fresh)
-    except ModuleNotFoundError as error:
-        message = f"pentti: the report needs {error.name}; install it with: "
-        typer.echo(message + "pip install 'pentti[report]'", err=True)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         message = f"pentti: stopped; finished sections are kept in {out}, the same command "
         typer.echo(message + "goes on from there", err=True)
@@ -63,14 +65,20 @@ def report(
 
 
 def _report(size: Literal["quick", "full"], only: list[str], out: Path, fresh: bool) -> None:
-    from pentti import report as reporting
+    try:
+        from pentti import report as reporting
+    except ModuleNotFoundError as error:
+        message = f"pentti: the report needs {error.name}; install it with: "
+        typer.echo(message + "pip install 'pentti[report]'", err=True)
+        raise typer.Exit(1) from None
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:12}"), BarColumn(), TimeElapsedColumn())
     experiments = reporting.chosen(only)
-    with Progress(*columns, console=console) as bars:
+    stopping = _on_ctrl_c(signal.default_int_handler)
+    with stopping, Progress(*columns, console=console) as bars:
         tasks = {e.name: bars.add_task(e.name, total=1.0, start=False) for e in experiments}
         for step in reporting.build(out, size, only, fresh):
             bars.start_task(tasks[step.name])
@@ -81,13 +89,31 @@ def _report(size: Literal["quick", "full"], only: list[str], out: Path, fresh: b
     typer.echo(out.resolve() / "index.html")
 
 
+@contextmanager
+def _on_ctrl_c(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Let a handler answer Ctrl-C inside the block, unless Ctrl-C is ignored altogether."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """End at once. An exception would not do: some imports catch it, and break later."""
+    typer.echo("pentti: stopped", err=True)
+    os._exit(130)
+
+
 def main() -> None:
     """Run the command line; a stop, or an error raised on purpose, is one sentence."""
     try:
-        app()
+        with _on_ctrl_c(_end):
+            app()
     except PenttiError as error:
         typer.echo(f"pentti: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("pentti: stopped", err=True)
-        sys.exit(130)

@@ -126,10 +126,14 @@ class HammingBall(nn.Module):
         return self.address_tiles.device
 
     @property
+    def packed_addresses(self) -> Tensor:
+        """The addresses of the hard locations, packed: an int64 copy of shape (M, W)."""
+        return layout.untiled(self.address_tiles, self.n_locations)
+
+    @property
     def hard_addresses(self) -> Tensor:
-        """The fixed addresses of the hard locations: a boolean copy of shape (M, N)."""
-        packed = layout.untiled(self.address_tiles, self.n_locations)
-        return bits.unpack(packed, self.address_bits)
+        """The addresses of the hard locations: a boolean copy of shape (M, N)."""
+        return bits.unpack(self.packed_addresses, self.address_bits)
 
     def forward(self, address: Any) -> Activation:
         """The hard locations within the radius of each address.

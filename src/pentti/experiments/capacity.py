@@ -335,7 +335,7 @@ def _draw_distances(curves: dict[tuple[str, int], _Curve], plan: _Plan) -> Figur
         hetero = curves["heteroassociative", load]
         axes[0].plot(_DISTANCES, hetero.read, "o-", color=f"C{i}", label=f"{load:,} words")
         expected = theory.critical_distance(_N_BITS, plan.n_locations, load, _RADIUS)
-        axes[0].axvline(expected, color=f"C{i}", linestyle=":", linewidth=1)
+        axes[0].axvline(expected, ymax=0.68, color=f"C{i}", linestyle=":", linewidth=1)
         auto = curves["autoassociative", load]
         axes[1].plot(_FROM, auto.found, "o-", color=f"C{i}", label=f"{load:,} words")
     axes[0].plot(_DISTANCES, _DISTANCES, "--", color="gray", label="no nearer than the cue")

@@ -67,8 +67,9 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     conclusion = (
         f"Two circles of radius 451 share {exact[0]:.0f} hard locations when they coincide and "
         f"{exact[6]:.0f} when their centres are 200 bits apart. The weights of a softmax of the "
-        f"cosine fall exponentially instead. With the β that fits best, {100 * min(tv_64):.0f} to {100 * max(tv_64):.0f} % of the weight "
-        f"lies on other distances at 64 bits, and {100 * tv_1000:.0f} % at 1,000 bits. The "
+        "cosine fall exponentially. With the β that fits best, "
+        f"{100 * min(tv_64):.0f} to {100 * max(tv_64):.0f} % of the weight lies on other "
+        f"distances than in the memory at 64 bits, and {100 * tv_1000:.0f} % at 1,000 bits. The "
         "published β are larger than least squares gives, by the ratio N/(N − 1) of a covariance "
         f"to a variance over the N = d fitted points. Radius 451 activates "
         f"{100 * decoder.activation_probability:.3f} % of the locations; the 1 % often "
@@ -155,8 +156,8 @@ def _draw_circles(distances: np.ndarray, means: np.ndarray, errors: np.ndarray) 
     axes[0].legend()
     return draw(
         canvas,
-        "Shared hard locations against distance, linear and logarithmic. What to look at: where "
-        "the softmax leaves the exact curve, near the centre and in the tail.",
+        "Shared hard locations against distance, linear and logarithmic. What to look at: how "
+        "near the softmax is to the exact curve at the centre, half-way and in the tail.",
     )
 
 

@@ -80,18 +80,21 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
             half.found >= 0.9,
         ),
     ]
-    gap, closed_gap = (
-        max(abs(expected - row.measured) for expected, row in zip(theories, rows, strict=True))
-        for theories in ([row.expected for row in rows], [row.closed_form for row in rows])
+    averaged, closed_form = (
+        max(deviation(row.measured, expected, row.error) for expected, row in pairs)
+        for pairs in (
+            [(row.expected, row) for row in rows],
+            [(row.closed_form, row) for row in rows],
+        )
     )
     conclusion = (
         f"With {n_stored:,} words in {n_locations:,} hard locations, destroying half of them "
-        f"leaves {100 * half.measured:.3f} % of the bits wrong and finds {100 * half.found:.0f} % "
+        f"leaves {100 * half.measured:.3g} % of the bits wrong and finds {100 * half.found:.0f} % "
         f"of the words from {_NOISE} bits of noise; with a fifth of the counters flipped it is "
-        f"{100 * fifth.measured:.3f} % and {100 * fifth.found:.0f} %. Over all damages the share "
-        f"of wrong bits is at most {gap:.4f} from the theory, and {closed_gap:.4f} from the closed "
-        "form of 1993, which counts the varying number of active locations, that all bits of a "
-        "word share, as noise."
+        f"{100 * fifth.measured:.3g} % and {100 * fifth.found:.0f} %. Over all damages the share "
+        f"of wrong bits is at most {averaged:.1f} standard errors from the theory, and "
+        f"{closed_form:.1f} from the closed form of 1993, which counts the varying number of "
+        "active locations, that all bits of a word share, as noise."
     )
     table = Table(
         f"Damage to a memory of {n_locations:,} locations with {n_stored:,} words",

@@ -185,7 +185,8 @@ def _claims(
     hundred = by_noise[_CHOSEN][_NOISES.index(100)][1]
     return [
         Claim(
-            f"Digits are alike, so a memory with random hard locations holds few of them {REVISED}",
+            "Digits are alike, so a memory with random hard locations holds only as many as its "
+            f"overlap curve says {REVISED}",
             f"more than half exact up to about {limit:.0f} digits (within a factor of 2)",
             f"up to {last_good} of the numbers tried",
             limit / 2 <= last_good <= limit * 2,
@@ -246,8 +247,9 @@ def _draw(
         axes[1].plot(_STORED, [wrong for wrong, _ in errors], "o-", label=name)
     axes[0].set(xlabel="flipped bits in the cue, ten digits stored", ylabel="wrong bits recalled")
     axes[1].set(xlabel="words stored, exact cue", xscale="log")
-    for axis in axes:
-        axis.legend()
+    axes[0].set_ylim(top=400)
+    axes[0].legend(loc="upper left", ncols=2)
+    axes[1].legend()
     return draw(canvas, "Errors of recall against noise, and against the number stored.")
 
 

@@ -49,7 +49,7 @@ def plot(n_panels: int = 1) -> tuple[Canvas, list[Any]]:
         The figure and its axes.
     """
     with mpl.rc_context(_STYLE):
-        canvas = Canvas(figsize=(5.2 * n_panels, 3.6), layout="constrained")
+        canvas = Canvas(figsize=(10.4, 3.6), layout="constrained")
         axes = [canvas.add_subplot(1, n_panels, i + 1) for i in range(n_panels)]
     return canvas, axes
 
@@ -76,6 +76,7 @@ def draw(canvas: Canvas, caption: str) -> Figure:
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"\s*<style.*?</style>", "", svg, flags=re.DOTALL)  # it would style the page
+    svg = re.sub(r'(<image [^>]*?)\sid="[^"]*"', r"\1", svg)  # alike for equal pictures
     svg = svg.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)
     svg = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", svg, count=1)
     svg = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg, count=1)
@@ -93,8 +94,9 @@ def images(rows: Sequence[tuple[str, Any]], caption: str) -> Figure:
         The figure of the report.
     """
     with mpl.rc_context(_STYLE):
-        canvas = Canvas(figsize=(9.5, 0.85 * len(rows)), layout="constrained")
+        canvas = Canvas(figsize=(9.5, 0.8 * len(rows)))
         axes = canvas.subplots(len(rows), 1, squeeze=False)[:, 0]
+        canvas.subplots_adjust(left=0.21, right=0.995, top=0.99, bottom=0.01, hspace=0.12)
         for axis, (label, pictures) in zip(axes, rows, strict=True):
             framed = np.pad(pictures, ((0, 0), (1, 1), (1, 1)), constant_values=0.35)
             axis.imshow(np.hstack(list(framed)), cmap="gray", vmin=0, vmax=1)
