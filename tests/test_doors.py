@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +84,11 @@ def test_an_import_goes_down_only():
     )
     assert done.returncode == 0, done.stdout
     assert "2 kept, 0 broken" in done.stdout
+
+
+def test_every_file_that_the_readme_names_exists():
+    root = SOURCE.parents[1]
+    links = re.findall(r"\]\(([^)#]+)\)", (root / "README.md").read_text())
+    local = [link for link in links if "://" not in link]
+    assert len(local) > 8
+    assert [link for link in local if not (root / link).exists()] == []
