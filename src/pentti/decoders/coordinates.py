@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pentti import bits, checks, kernels, theory
 from pentti.activation import Activation
+from pentti.decoders.base import BitDecoder
 from pentti.decoders.protocol import good_probability, warn_dead
 
 __all__ = ["Hyperplane", "SelectedCoordinates"]
 
 
-class _Literals(nn.Module):
+class _Literals(BitDecoder):
     """Hard locations that ask each of K bits of the address to have a given value."""
 
     literals: Tensor
@@ -26,7 +27,7 @@ class _Literals(nn.Module):
         self, address_bits: int, n_locations: int, n_selected: int, seed: int, values: bool
     ) -> None:
         super().__init__()
-        name = type(self).__name__
+        name = self.kind
         self.address_bits = checks.count(name, "address_bits", address_bits)
         self.n_locations = checks.count(name, "n_locations", n_locations)
         self.n_selected = checks.integer(name, "n_selected", n_selected, 1, self.address_bits)
@@ -37,11 +38,6 @@ class _Literals(nn.Module):
         if values:
             wanted.random_(0, 2, generator=generator)
         self.register_buffer("literals", 2 * coordinates + wanted)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the hard locations are."""
-        return self.literals.device
 
     @property
     def coordinates(self) -> Tensor:
@@ -66,9 +62,7 @@ class _Literals(nn.Module):
             ArgumentError: if the address is not made of bits, has another width, or lies on
                 another device.
         """
-        name = type(self).__name__
-        cue = bits.as_bits(name, "address", address, self.address_bits, self.device)
-        cue_BW = bits.pack(cue.reshape(-1, self.address_bits))
+        cue_BW = self._packed(address)
         locations, offsets = kernels.for_device(self.device).literal_match(
             self.literals, self.address_bits, cue_BW
         )
@@ -101,6 +95,9 @@ class SelectedCoordinates(_Literals):
     (1989). His k is `n_selected`.
     """
 
+    kind = "SelectedCoordinates"
+    settings = ("n_selected",)
+
     def __init__(
         self, address_bits: int, n_locations: int, *, n_selected: int, seed: int = 0
     ) -> None:
@@ -124,41 +121,6 @@ class SelectedCoordinates(_Literals):
             ArgumentError: if a distance is out of range.
         """
         return theory.selected_coordinates_overlap(self.address_bits, self.n_selected, distances)
-
-    def random_addresses(self, n: int, *, generator: torch.Generator) -> Tensor:
-        """Addresses of fair coin flips.
-
-        Args:
-            n: How many.
-            generator: Source of randomness, on the CPU.
-
-        Returns:
-            Boolean tensor of shape (n, N).
-
-        Raises:
-            ArgumentError: if `n` is negative.
-        """
-        return bits.random(n, self.address_bits, generator=generator, device=self.device)
-
-    def config(self) -> dict[str, Any]:
-        """The settings from which `decoders.restore`, with the buffers, makes the decoder again.
-
-        Returns:
-            Plain numbers and texts.
-        """
-        return {
-            "decoder": "SelectedCoordinates",
-            "address_bits": self.address_bits,
-            "n_locations": self.n_locations,
-            "n_selected": self.n_selected,
-        }
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        return (
-            f"address_bits={self.address_bits}, n_locations={self.n_locations}, "
-            f"n_selected={self.n_selected}"
-        )
 
 
 class Hyperplane(_Literals):
@@ -187,6 +149,9 @@ class Hyperplane(_Literals):
     **Source:** Jaeckel, *A class of designs for a sparse distributed memory*, RIACS TR 89.30
     (1989): the hyperplane design. His k is `n_selected`.
     """
+
+    kind = "Hyperplane"
+    settings = ("n_ones", "n_selected")
 
     def __init__(
         self,
@@ -238,27 +203,6 @@ class Hyperplane(_Literals):
         n = checks.integer("Hyperplane.random_addresses", "n", n, 0)
         nothing = torch.zeros((n, self.address_bits), dtype=torch.bool, device=self.device)
         return bits.flip(nothing, self.n_ones, generator=generator)
-
-    def config(self) -> dict[str, Any]:
-        """The settings from which `decoders.restore`, with the buffers, makes the decoder again.
-
-        Returns:
-            Plain numbers and texts.
-        """
-        return {
-            "decoder": "Hyperplane",
-            "address_bits": self.address_bits,
-            "n_locations": self.n_locations,
-            "n_ones": self.n_ones,
-            "n_selected": self.n_selected,
-        }
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        return (
-            f"address_bits={self.address_bits}, n_locations={self.n_locations}, "
-            f"n_ones={self.n_ones}, n_selected={self.n_selected}"
-        )
 
 
 def _distinct(n_rows: int, n_chosen: int, n_items: int, generator: torch.Generator) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from pentti import bits, checks, kernels, theory
 from pentti.activation import Activation
+from pentti.decoders.base import BitDecoder
 from pentti.decoders.protocol import good_probability, warn_dead
 from pentti.kernels import layout
 
@@ -19,7 +19,7 @@ __all__ = ["HammingBall"]
 _SAMPLE = 64  # given hard addresses that show how close they lie
 
 
-class HammingBall(nn.Module):
+class HammingBall(BitDecoder):
     """Activates every hard location within `radius` bits of the address.
 
     Hard addresses are random, drawn from `seed`, or given with `HammingBall.at`.
@@ -51,6 +51,8 @@ class HammingBall(nn.Module):
     `address_bits`, N′ is `n_locations`, r′ is `radius`, p is `activation_probability`.
     """
 
+    kind = "HammingBall"
+    settings = ("radius",)
     address_tiles: Tensor
 
     def __init__(
@@ -121,11 +123,6 @@ class HammingBall(nn.Module):
         return decoder
 
     @property
-    def device(self) -> torch.device:
-        """Where the hard addresses are."""
-        return self.address_tiles.device
-
-    @property
     def packed_addresses(self) -> Tensor:
         """The addresses of the hard locations, packed: an int64 copy of shape (M, W)."""
         return layout.untiled(self.address_tiles, self.n_locations)
@@ -148,8 +145,7 @@ class HammingBall(nn.Module):
             ArgumentError: if the address is not made of bits, has another width, or lies on
                 another device.
         """
-        cue = bits.as_bits("HammingBall", "address", address, self.address_bits, self.device)
-        cue_BW = bits.pack(cue.reshape(-1, self.address_bits))
+        cue_BW = self._packed(address)
         locations, offsets = kernels.for_device(self.device).hamming_scan(
             self.address_tiles, self.n_locations, cue_BW, self.radius, self.activation_probability
         )
@@ -169,40 +165,9 @@ class HammingBall(nn.Module):
         """
         return theory.overlap_curve(self.address_bits, self.radius, distances)
 
-    def random_addresses(self, n: int, *, generator: torch.Generator) -> Tensor:
-        """Addresses of fair coin flips.
-
-        Args:
-            n: How many.
-            generator: Source of randomness, on the CPU.
-
-        Returns:
-            Boolean tensor of shape (n, N).
-
-        Raises:
-            ArgumentError: if `n` is negative.
-        """
-        return bits.random(n, self.address_bits, generator=generator, device=self.device)
-
-    def config(self) -> dict[str, Any]:
-        """The settings from which `decoders.restore`, with the buffers, makes the decoder again.
-
-        Returns:
-            Plain numbers and texts.
-        """
-        return {
-            "decoder": "HammingBall",
-            "address_bits": self.address_bits,
-            "n_locations": self.n_locations,
-            "radius": self.radius,
-        }
-
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
-        return (
-            f"address_bits={self.address_bits}, n_locations={self.n_locations}, "
-            f"radius={self.radius}, activation_probability={self.activation_probability:.6g}"
-        )
+        return f"{super().extra_repr()}, activation_probability={self.activation_probability:.6g}"
 
 
 def _radius(address_bits: int, radius: int | None, probability: float | None) -> int:
