@@ -10,3 +10,11 @@ import torch
 def generator(request):
     """Randomness seeded by the test's own name, so that no clock decides a result."""
     return torch.Generator().manual_seed(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def compiler():
+    """`torch.compile` with nothing left of other tests, which would count against its limits."""
+    torch.compiler.reset()
+    yield torch.compile
+    torch.compiler.reset()

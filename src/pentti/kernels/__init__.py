@@ -51,6 +51,39 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Gather: whether that sum is above 0."""
 
+    def product_top_k(self, scores_2RN: Tensor, k: int) -> Tensor:
+        """The k best cells of each grid of sums."""
+
+    def product_threshold(self, scores_2RN: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        """All cells of each grid whose sum reaches a threshold."""
+
+    def read_rows(self, contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor) -> Tensor:
+        """Gather: the weighted sum of as many rows for each entry of a batch."""
+
+    def row_dots(self, contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor) -> Tensor:
+        """Gather: the products of each entry of a batch with as many rows."""
+
+    def scatter_rows(
+        self, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Scatter: weighted entries of a batch summed up by row."""
+
+    def scatter_dense(
+        self, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int
+    ) -> Tensor:
+        """Scatter: the same, with a row for every location."""
+
+    def adagrad_rows(
+        self,
+        table_MD: Tensor,
+        sums_M: Tensor,
+        rows_R: Tensor,
+        gradient_RD: Tensor,
+        lr: float,
+        eps: float,
+    ) -> None:
+        """One step of Adagrad for some rows, with one accumulator a row."""
+
 
 def for_device(device: torch.device) -> Kernels:
     """The fastest kernels for tensors on a device.

@@ -6,6 +6,7 @@ Compiled on first use and cached on disk, so that only the very first call waits
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pentti.kernels import loops
+from pentti.kernels import loops, orders, reference
+from pentti.kernels.buffers import recycled
 from pentti.kernels.layout import LANES
 from pentti.kernels.threads import over_ranges
 
-__all__ = ["add_rows", "hamming_scan", "literal_match", "majority_rows", "sum_rows"]
+__all__ = [
+    "adagrad_rows",
+    "add_rows",
+    "hamming_scan",
+    "literal_match",
+    "majority_rows",
+    "product_threshold",
+    "product_top_k",
+    "read_rows",
+    "row_dots",
+    "scatter_dense",
+    "scatter_rows",
+    "sum_rows",
+]
 
 Array = npt.NDArray[Any]
 Hits = tuple[Array, Array]
@@ -25,6 +40,7 @@ Hits = tuple[Array, Array]
 _SCAN_CUES = 256  # cues that stay in the first-level cache during a scan
 _MATCH_CUES = 64  # cues that share one 64-bit word in a match
 _GROUP = 4  # cues that share one load of a tile
+_GATHER_WORK = 1 << 21  # floats gathered from which threads are worth waking
 _SHARE_WORK = 1 << 18  # counters, or words compared, from which threads are worth waking
 
 
@@ -166,6 +182,224 @@ def majority_rows(
     if weights is not None or contents_MU.is_floating_point():
         return sum_rows(contents_MU, locations, offsets, weights) > 0
     return _gather(loops.majority_of_counters, contents_MU, locations, offsets, np.bool_)
+
+
+def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
+    """The k best cells of each grid; see `reference.product_top_k`.
+
+    Args:
+        scores_2RN: Sub-scores, floating.
+        k: How many cells, in [1, N²].
+
+    Returns:
+        int64 tensor of shape (2, R, k): i and j of the cells, best first.
+    """
+    scores, score_bits = _with_bits(_as_native(scores_2RN).contiguous())
+    _, n_rows, n = scores.shape
+    pairs = np.empty((2, n_rows, k), dtype=np.int64)
+    cells = _cells_in_reach(min(k, n), k)
+    kind = np.iinfo(score_bits.dtype)
+    limits = np.array([kind.min, kind.max], dtype=kind.dtype)
+
+    def find(low: int, high: int) -> None:
+        sums = np.empty(len(cells), dtype=scores.dtype)
+        sum_bits = sums.view(score_bits.dtype)
+        loops.best_cells(scores, score_bits, low, high, limits, cells, sums, sum_bits, pairs)
+
+    over_ranges(find, n_rows, n_rows * n >= _SHARE_WORK >> 2)
+    return torch.from_numpy(pairs)
+
+
+def product_threshold(scores_2RN: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """All cells of each grid whose sum reaches a threshold; see `reference.product_threshold`.
+
+    Args:
+        scores_2RN: Sub-scores, floating.
+        threshold: Least sum that activates.
+
+    Returns:
+        `locations` and `offsets` of an `Activation`.
+    """
+    scores_2RN = _as_native(scores_2RN)
+    falling, order = (
+        scores_2RN[1].nan_to_num(-torch.inf, torch.inf, -torch.inf).sort(dim=-1, descending=True)
+    )
+    first, second, places = scores_2RN[0].contiguous().numpy(), falling.numpy(), order.numpy()
+    limit, reach = first.dtype.type(threshold), np.empty(first.shape, dtype=np.int64)
+    share = first.size >= _SHARE_WORK >> 4
+
+    def count(low: int, high: int) -> None:
+        orders.count_above(first, second, low, high, limit, reach)
+
+    over_ranges(count, len(first), share)
+    offsets = np.zeros(len(first) + 1, dtype=np.int64)
+    reach.sum(1).cumsum(out=offsets[1:])
+    locations = np.empty(offsets[-1], dtype=np.int64)
+
+    def fill(low: int, high: int) -> None:
+        orders.cells_above(places, low, high, reach, offsets, locations)
+
+    over_ranges(fill, len(first), share)
+    return torch.from_numpy(locations), torch.from_numpy(offsets)
+
+
+def read_rows(contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor) -> Tensor:
+    """The weighted sum of rows of the contents; see `reference.read_rows`.
+
+    Args:
+        contents_MD: Floating.
+        locations_BK: int64, each in [0, M).
+        weights_BK: Floating.
+
+    Returns:
+        Tensor of shape (B, D) in the wider of both types.
+    """
+    if not _is_native(contents_MD, weights_BK):
+        return reference.read_rows(contents_MD, locations_BK, weights_BK)
+    contents, weights = contents_MD.numpy(), weights_BK.contiguous().numpy()
+    locations = locations_BK.contiguous().numpy()
+    sums = np.empty((len(locations), contents.shape[1]), dtype=contents.dtype)
+
+    def read(low: int, high: int) -> None:
+        loops.read_weighted(contents, low, high, locations, weights, sums)
+
+    over_ranges(read, len(sums), locations.size * contents.shape[1] >= _GATHER_WORK)
+    return torch.from_numpy(sums)
+
+
+def row_dots(contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor) -> Tensor:
+    """The products of each entry with rows of the contents; see `reference.row_dots`.
+
+    Args:
+        contents_MD: Floating.
+        locations_BK: int64, each in [0, M).
+        x_BD: Floating.
+
+    Returns:
+        Tensor of shape (B, K) in the wider of both types.
+    """
+    if not _is_native(contents_MD, x_BD):
+        return reference.row_dots(contents_MD, locations_BK, x_BD)
+    contents, x = contents_MD.numpy(), x_BD.contiguous().numpy()
+    locations = locations_BK.contiguous().numpy()
+    dots = np.empty(locations.shape, dtype=contents.dtype)
+
+    def multiply(low: int, high: int) -> None:
+        loops.dot_rows(contents, low, high, locations, x, dots)
+
+    over_ranges(multiply, len(dots), locations.size * contents.shape[1] >= _GATHER_WORK)
+    return torch.from_numpy(dots)
+
+
+def scatter_rows(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of the weighted entries that fall on each row; see `reference.scatter_rows`.
+
+    Args:
+        locations_BK: int64.
+        weights_BK: Floating.
+        x_BD: Floating.
+
+    Returns:
+        The rows that some entry falls on, ascending, and their sums.
+    """
+    if not _is_native(weights_BK, x_BD):
+        return reference.scatter_rows(locations_BK, weights_BK, x_BD)
+    entry, rows, starts = _sorted_by_row(locations_BK, weights_BK)
+    sums = recycled((len(rows), x_BD.shape[1]), weights_BK.numpy().dtype)
+    _scatter(entry, starts, np.arange(len(rows)), weights_BK, x_BD, sums)
+    return torch.from_numpy(rows), torch.from_numpy(sums)
+
+
+def scatter_dense(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int) -> Tensor:
+    """The same sums with a row for every location; see `reference.scatter_dense`.
+
+    Args:
+        locations_BK: int64.
+        weights_BK: Floating.
+        x_BD: Floating.
+        n_rows: M.
+
+    Returns:
+        Tensor of shape (M, D), 0 where nothing falls.
+    """
+    if not _is_native(weights_BK, x_BD):
+        return reference.scatter_dense(locations_BK, weights_BK, x_BD, n_rows)
+    entry, rows, starts = _sorted_by_row(locations_BK, weights_BK)
+    sums = recycled((n_rows, x_BD.shape[1]), weights_BK.numpy().dtype)
+    over_ranges(lambda low, high: sums[low:high].fill(0), n_rows, sums.size >= _GATHER_WORK)
+    _scatter(entry, starts, rows, weights_BK, x_BD, sums)
+    return torch.from_numpy(sums)
+
+
+def adagrad_rows(
+    table_MD: Tensor, sums_M: Tensor, rows_R: Tensor, gradient_RD: Tensor, lr: float, eps: float
+) -> None:
+    """One step of Adagrad for some rows; see `reference.adagrad_rows`.
+
+    Args:
+        table_MD: Floating; changed in place.
+        sums_M: Sum of the mean squares of each row's gradients so far; changed in place.
+        rows_R: int64, distinct.
+        gradient_RD: Floating.
+        lr: Learning rate.
+        eps: Added to the root, to divide by.
+    """
+    if not _is_native(table_MD, sums_M, gradient_RD) or not table_MD.is_contiguous():
+        reference.adagrad_rows(table_MD, sums_M, rows_R, gradient_RD, lr, eps)
+        return
+    table, sums, rows = table_MD.numpy(), sums_M.numpy(), rows_R.contiguous().numpy()
+    gradient = gradient_RD.contiguous().numpy()
+    kind = table.dtype.type
+
+    def step(low: int, high: int) -> None:
+        loops.adagrad(table, sums, rows, low, high, gradient, kind(lr), kind(eps))
+
+    over_ranges(step, len(rows), gradient.size >= _GATHER_WORK)
+
+
+def _scatter(
+    entry: Array, starts: Array, slots: Array, weights_BK: Tensor, x_BD: Tensor, sums: Array
+) -> None:
+    weights, x = weights_BK.contiguous().numpy().ravel(), x_BD.contiguous().numpy()
+    n_per_entry = weights_BK.shape[1]
+
+    def scatter(low: int, high: int) -> None:
+        loops.scatter_sorted(entry, starts, slots, low, high, n_per_entry, weights, x, sums)
+
+    over_ranges(scatter, len(slots), len(entry) * x.shape[1] >= _GATHER_WORK)
+
+
+def _sorted_by_row(locations_BK: Tensor, weights_BK: Tensor) -> tuple[Array, Array, Array]:
+    """Entries of weight not 0 by row, then by place; the rows; where each row starts."""
+    locations = locations_BK.contiguous().numpy().ravel()
+    kept = weights_BK.contiguous().numpy().ravel().nonzero()[0]
+    n_bits = int(locations.max(initial=0)).bit_length()
+    entry = orders.sort_by_row(locations, n_bits, kept, np.empty_like(kept))
+    starts, rows = np.empty(len(entry) + 1, dtype=np.int64), np.empty(len(entry), dtype=np.int64)
+    n_rows = orders.cut_by_row(locations, entry, starts, rows)
+    return entry, rows[:n_rows].copy(), starts
+
+
+def _is_native(*tensors: Tensor) -> bool:
+    """Whether the compiled loops know these types: all float32 or all float64."""
+    kinds = {tensor.dtype for tensor in tensors}
+    return kinds in ({torch.float32}, {torch.float64})
+
+
+def _as_native(scores: Tensor) -> Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+@lru_cache(maxsize=64)
+def _cells_in_reach(n: int, k: int) -> Array:
+    """Cells (a, b) of an n × n grid with fewer than k others at least as far up and left."""
+    return np.array([(a, b) for a in range(n) for b in range(min(n, k // (a + 1)))])
+
+
+def _with_bits(values: Tensor) -> tuple[Array, Array]:
+    """Floats, and the same memory as integers."""
+    floats = values.numpy()
+    return floats, floats.view(np.int64 if floats.itemsize == 8 else np.int32)
 
 
 def _gather(

@@ -1,31 +1,36 @@
-"""All that numba compiles: the loops, and the instructions that it has no words for.
+"""The loops that numba compiles, and the instructions that it has no words for.
 
 Numba compiles loops well but has no vectors, saturating addition, bit scan or prefetch. The
 intrinsics here write LLVM's portable code for them directly, which LLVM turns into AVX-512
-VPOPCNTDQ, AVX2, NEON or whatever the machine has. Everything stands in one file because numba
-looks at the age of this file to tell whether the code that it keeps on disk is still good.
+VPOPCNTDQ, AVX2, NEON or whatever the machine has. They stand beside the loops that use them, because
+numba looks at the age of this file to tell whether the code that it keeps on disk is still good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from pentti.kernels.compiling import compiled, reassociating
 from pentti.kernels.layout import LANES
 
 __all__ = [
+    "adagrad",
     "add_real",
     "add_saturating",
+    "best_cells",
+    "dot_rows",
     "majority_of_counters",
     "match",
     "place",
+    "read_weighted",
     "scan",
+    "scatter_sorted",
     "sum_counters",
     "sum_real",
     "transpose",
@@ -36,6 +41,8 @@ _AHEAD = 8  # rows of contents that are on their way while one is at work
 _I64 = ir.IntType(64)
 _LANE = ir.VectorType(_I64, LANES)
 _LINE_BYTES = 64
+_VECTOR_BITS = 512
+_PADDING = 16  # lanes of the narrowest keys
 
 
 def _within_radius(n_cues: int) -> Any:
@@ -148,6 +155,80 @@ def _prefetch(for_writing: bool) -> Any:
     return prefetch
 
 
+def _lanes(keys: Any) -> int:
+    """Keys in a vector of 512 bits."""
+    return _VECTOR_BITS // int(keys.dtype.bitwidth)
+
+
+def _vector_at(builder: Any, context: Any, keys: Any, kind: Any, vector: Any) -> Any:
+    """A vector of keys, and the type of a mask that has one bit for each lane."""
+    lanes = _lanes(kind)
+    keys = context.make_array(kind)(context, builder, keys)
+    first = builder.gep(keys.data, [builder.mul(vector, ir.Constant(_I64, lanes))])
+    vector_type = ir.VectorType(ir.IntType(kind.dtype.bitwidth), lanes)
+    loaded = builder.load(builder.bitcast(first, vector_type.as_pointer()))
+    loaded.align = kind.dtype.bitwidth // 8
+    return loaded, ir.IntType(lanes)
+
+
+def _splatted(builder: Any, value: Any, vector_type: Any) -> Any:
+    lone = builder.insert_element(
+        ir.Constant(vector_type, None), value, ir.Constant(ir.IntType(32), 0)
+    )
+    places = ir.Constant(ir.VectorType(ir.IntType(32), vector_type.count), [0] * vector_type.count)
+    return builder.shuffle_vector(lone, lone, places)
+
+
+@intrinsic
+def _emit_at_least(typing_context: Any, keys: Any, vector: Any, bound: Any) -> Any:
+    """A bit for each lane of a vector of keys: whether it is at least `bound`."""
+    del typing_context, vector, bound
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        loaded, mask = _vector_at(builder, context, arguments[0], signature.args[0], arguments[1])
+        bound = _splatted(builder, arguments[2], loaded.type)
+        reached = builder.icmp_signed(">=", loaded, bound)
+        return builder.zext(builder.bitcast(reached, mask), _I64)
+
+    return types.uint64(keys, types.intp, keys.dtype), emit
+
+
+@intrinsic
+def _emit_rank(typing_context: Any, keys: Any, n_vectors: Any, place: Any) -> Any:
+    """How many keys come before the one at a place: larger ones, and equal ones further left."""
+    del typing_context, n_vectors, place
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind, (keys, n_vectors, place) = signature.args[0], arguments
+        lanes = _lanes(kind)
+        data = context.make_array(kind)(context, builder, keys).data
+        key = builder.load(builder.gep(data, [place]))
+        total = cgutils.alloca_once_value(builder, ir.Constant(_I64, 0))
+        with cgutils.for_range(builder, n_vectors, intp=_I64) as loop:
+            loaded, mask = _vector_at(builder, context, keys, kind, loop.index)
+            splat = _splatted(builder, key, loaded.type)
+            larger = builder.bitcast(builder.icmp_signed(">", loaded, splat), mask)
+            equal = builder.bitcast(builder.icmp_signed("==", loaded, splat), mask)
+            left = builder.sub(place, builder.mul(loop.index, ir.Constant(_I64, lanes)))
+            left = _clamped(builder, left, lanes)
+            one, wide = ir.Constant(_I64, 1), _I64
+            before = builder.trunc(builder.sub(builder.shl(one, left), one), mask)
+            hits = builder.zext(builder.or_(larger, builder.and_(equal, before)), wide)
+            builder.store(builder.add(builder.load(total), builder.ctpop(hits)), total)
+        return builder.load(total)
+
+    return types.intp(keys, types.intp, types.intp), emit
+
+
+def _clamped(builder: Any, value: Any, high: int) -> Any:
+    """The value, within [0, high]."""
+    zero, top = ir.Constant(_I64, 0), ir.Constant(_I64, high)
+    value = builder.select(builder.icmp_signed("<", value, zero), zero, value)
+    return builder.select(builder.icmp_signed(">", value, top), top, value)
+
+
+_at_least: Any = _emit_at_least
+_rank: Any = _emit_rank
 _prefetch_to_read = _prefetch(for_writing=False)
 _prefetch_to_write = _prefetch(for_writing=True)
 _saturating_add: Any = _emit_saturating_add
@@ -156,15 +237,7 @@ _within_radius_1 = _within_radius(1)
 _within_radius_4 = _within_radius(4)
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first use, and keep the code on disk where there is a place for it."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither this folder nor the user's cache can be written
-        return njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def scan(tiles, low, high, n_locations, cues, n_cues, radius, cue_of, location_of):
     """Hits of a block of cues in a range of tiles; counts on where the buffers are full."""
     group = 1 if len(cues) == 1 else 4
@@ -187,7 +260,7 @@ def scan(tiles, low, high, n_locations, cues, n_cues, radius, cue_of, location_o
     return n_found
 
 
-@_compiled
+@compiled
 def transpose(cues, satisfied):
     """Bit b of ``satisfied[2 c + v]`` says whether bit c of cue b is v."""
     one = np.uint64(1)
@@ -197,7 +270,7 @@ def transpose(cues, satisfied):
             satisfied[2 * c + np.int64(value)] |= one << np.uint64(b)
 
 
-@_compiled
+@compiled
 def match(literals, low, high, satisfied, everyone, cue_of, location_of):
     """Hits of up to 64 cues in a range of locations; counts on where the buffers are full."""
     n_found = 0
@@ -215,7 +288,7 @@ def match(literals, low, high, satisfied, everyone, cue_of, location_of):
     return n_found
 
 
-@_compiled
+@compiled
 def place(cue_of, location_of, cursor, locations):
     """Sort hits by cue: the next free place of each cue moves on."""
     for i in range(len(cue_of)):
@@ -224,7 +297,7 @@ def place(cue_of, location_of, cursor, locations):
         cursor[cue] += 1
 
 
-@_compiled
+@compiled
 def add_saturating(contents, low, high, locations, offsets, data):
     """Add each row of data to its active rows within a range, as far as counters go."""
     for b in range(len(data)):
@@ -239,7 +312,7 @@ def add_saturating(contents, low, high, locations, offsets, data):
                 counters[u] = _saturating_add(counters[u], step[u])
 
 
-@_compiled
+@compiled
 def add_real(contents, low, high, locations, offsets, data, weights):
     """Add each row of data, times its weight, to its active rows within a range."""
     for b in range(len(data)):
@@ -253,7 +326,7 @@ def add_real(contents, low, high, locations, offsets, data, weights):
                 sums[u] += weight * step[u]
 
 
-@_compiled
+@compiled
 def sum_counters(contents, low, high, locations, offsets, partial, total, sums):
     """Sum the active rows of integer counters for a range of the batch."""
     for b in range(low, high):
@@ -262,7 +335,7 @@ def sum_counters(contents, low, high, locations, offsets, partial, total, sums):
             sums[b, u] = total[u]
 
 
-@_compiled
+@compiled
 def majority_of_counters(contents, low, high, locations, offsets, partial, total, word):
     """Whether those sums are above 0."""
     for b in range(low, high):
@@ -271,7 +344,7 @@ def majority_of_counters(contents, low, high, locations, offsets, partial, total
             word[b, u] = total[u] > 0
 
 
-@_compiled
+@compiled
 def _sum_row(contents, row, partial, total):
     """Sum rows of counters four at a time, in a narrow type as long as it cannot overflow."""
     width = len(total)
@@ -295,7 +368,7 @@ def _sum_row(contents, row, partial, total):
             total[u] += partial[u]
 
 
-@_compiled
+@compiled
 def sum_real(contents, low, high, locations, offsets, weights, sums):
     """Sum the active rows of any kind, each times its weight, for a range of the batch."""
     for b in range(low, high):
@@ -305,3 +378,177 @@ def sum_real(contents, low, high, locations, offsets, weights, sums):
             weight = weights[i] if len(weights) else 1.0
             for u in range(len(total)):
                 total[u] += weight * row[u]
+
+
+@reassociating
+def read_weighted(contents, low, high, locations, weights, sums):
+    """Sum the rows of each entry of a range of the batch, each times its weight, four at a time."""
+    n_rows, width = locations.shape[1], contents.shape[1]
+    zero = weights.dtype.type(0)
+    for b in range(low, high):
+        total, where, weight = sums[b], locations[b], weights[b]
+        total[:] = 0
+        fours = n_rows // 4 * 4
+        for k in range(0, fours, 4):
+            _fetch_ahead(contents, locations, b, k, high)
+            w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
+            if w0 == zero and w1 == zero and w2 == zero and w3 == zero:
+                continue
+            c0, c1 = contents[where[k]], contents[where[k + 1]]
+            c2, c3 = contents[where[k + 2]], contents[where[k + 3]]
+            for d in range(width):
+                total[d] += w0 * c0[d] + w1 * c1[d] + w2 * c2[d] + w3 * c3[d]
+        for k in range(fours, n_rows):
+            c0, w0 = contents[where[k]], weight[k]
+            for d in range(width):
+                total[d] += w0 * c0[d]
+
+
+@compiled
+def _fetch_ahead(contents, locations, b, k, high):
+    """Fetch the four rows that come _AHEAD later, of this entry or of the next."""
+    n_rows = locations.shape[1]
+    for ahead in range(k + _AHEAD, k + _AHEAD + 4):
+        row, place = b, ahead
+        if place >= n_rows:
+            row, place = b + 1, ahead - n_rows
+        if row < high and place < n_rows:
+            _prefetch_to_read(contents, locations[row, place])
+
+
+@reassociating
+def dot_rows(contents, low, high, locations, x, dots):
+    """The products of each entry of a range of the batch with its rows."""
+    n_rows, width = locations.shape[1], contents.shape[1]
+    for b in range(low, high):
+        for k in range(n_rows):
+            if k % 4 == 0:
+                _fetch_ahead(contents, locations, b, k, high)
+            row = contents[locations[b, k]]
+            total = dots.dtype.type(0)
+            for d in range(width):
+                total += row[d] * x[b, d]
+            dots[b, k] = total
+
+
+@reassociating
+def scatter_sorted(entry, starts, slots, low, high, n_per_entry, weights, x, sums):
+    """Sum the weighted entries of each row in a range of rows, into its slot."""
+    width = x.shape[1]
+    for r in range(low, high):
+        total = sums[slots[r]]
+        total[:] = 0
+        for e in range(starts[r], starts[r + 1]):
+            step, weight = x[entry[e] // n_per_entry], weights[entry[e]]
+            for d in range(width):
+                total[d] += weight * step[d]
+
+
+@reassociating
+def adagrad(table, sums, rows, low, high, gradient, lr, eps):
+    """A step for a range of the rows, with one accumulator a row."""
+    width = table.shape[1]
+    zero = table.dtype.type(0)
+    for r in range(low, high):
+        if r + _AHEAD < high:
+            _prefetch_to_write(table, rows[r + _AHEAD])
+        row, change = table[rows[r]], gradient[r]
+        square = zero
+        for d in range(width):
+            square += change[d] * change[d]
+        sums[rows[r]] += square / table.dtype.type(max(1, width))
+        rate = lr / (np.sqrt(sums[rows[r]]) + eps)
+        for d in range(width):
+            row[d] -= rate * change[d]
+
+
+@compiled
+def best_cells(scores, score_bits, low, high, limits, cells, sums, sum_bits, pairs):
+    """The best cells of the grid of each row in a range, among those that can be among them."""
+    n, k = scores.shape[2], pairs.shape[2]
+    kept = min(k, n)
+    keys = np.empty(max(n, len(sums)) + _PADDING, dtype=score_bits.dtype)
+    few = np.empty(max(len(keys), 4 * k + _PADDING), dtype=score_bits.dtype)
+    where = np.empty(len(keys), dtype=np.int32)
+    order = np.empty((2, kept + 1), dtype=np.int64)
+    best = np.empty(k + 1, dtype=np.int64)
+    chosen = np.empty(len(sums), dtype=np.int64)
+    for r in range(low, high):
+        for side in range(2):
+            _as_keys(scores[side, r], score_bits[side, r], limits, keys)
+            _best(keys, n, kept, limits, few, where, order[side])
+        first, second = scores[0, r], scores[1, r]
+        bound = _k_th_at_least(first, second, order, k)
+        n_cells = 0
+        for c in range(len(sums)):
+            total = first[order[0, cells[c, 0]]] + second[order[1, cells[c, 1]]]
+            sums[n_cells], chosen[n_cells] = total, c
+            n_cells += not total < bound
+        _as_keys(sums[:n_cells], sum_bits[:n_cells], limits, keys)
+        _best(keys, n_cells, k, limits, few, where, best)
+        for c in range(k):
+            pairs[0, r, c] = order[0, cells[chosen[best[c]], 0]]
+            pairs[1, r, c] = order[1, cells[chosen[best[c]], 1]]
+
+
+@compiled
+def _k_th_at_least(first, second, order, k):
+    """A sum that at least k cells reach: the best corner of all rectangles of k cells."""
+    kept = order.shape[1] - 1
+    bound = first[order[0, kept - 1]] + second[order[1, (k - 1) // kept]]
+    for a in range(kept - 1):
+        b = (k - 1) // (a + 1)
+        if b < kept:
+            bound = max(bound, first[order[0, a]] + second[order[1, b]])
+    return bound
+
+
+@compiled
+def _as_keys(values, value_bits, limits, keys):
+    """Integers in the order of the floats, -0 equal to 0, NaN above all; padded with the least."""
+    smallest, largest = limits
+    for i in range(len(values)):
+        bits = value_bits[i]
+        key = bits if bits >= 0 else bits ^ largest
+        if values[i] == 0:
+            key = 0
+        keys[i] = key if values[i] == values[i] else largest
+    keys[len(values) : len(values) + _PADDING] = smallest
+
+
+@compiled
+def _best(keys, n, k, limits, few, where, order):
+    """The places of the k largest of n keys, best first; of equal ones the first comes first."""
+    lanes = _VECTOR_BITS // (8 * keys.itemsize)
+    bound = _lower_bound(keys, n, k, limits, few, lanes)
+    n_left = 0
+    for v in range((n + lanes - 1) // lanes):
+        hits = _at_least(keys, v, bound)
+        while hits:
+            i = v * lanes + _trailing_zeros(hits)
+            hits &= hits - np.uint64(1)
+            where[n_left] = i
+            few[n_left] = keys[i]
+            n_left += 1
+    few[n_left : n_left + lanes] = limits[0]
+    for i in range(n_left):
+        rank = _rank(few, (n_left + lanes - 1) // lanes, i)
+        order[min(rank, k)] = where[i]  # place k is for all that are not wanted
+
+
+@compiled
+def _lower_bound(keys, n, k, limits, few, lanes):
+    """A key that at least k of the n keys reach: the k-th of the maxima of many groups of keys."""
+    groups = lanes
+    while groups < 2 * k:
+        groups *= 2
+    if n < 2 * groups:
+        return limits[0] + few.dtype.type(1)
+    few[:groups] = keys[:groups]
+    for start in range(groups, n, groups):
+        for g in range(min(groups, n - start)):
+            few[g] = max(few[g], keys[start + g])
+    for g in range(groups):
+        if _rank(few, groups // lanes, g) == k - 1:
+            break
+    return few[g]

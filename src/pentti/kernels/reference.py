@@ -12,7 +12,20 @@ from torch import Tensor
 from pentti import bits
 from pentti.kernels.layout import untiled
 
-__all__ = ["add_rows", "hamming_scan", "literal_match", "majority_rows", "sum_rows"]
+__all__ = [
+    "adagrad_rows",
+    "add_rows",
+    "hamming_scan",
+    "literal_match",
+    "majority_rows",
+    "product_threshold",
+    "product_top_k",
+    "read_rows",
+    "row_dots",
+    "scatter_dense",
+    "scatter_rows",
+    "sum_rows",
+]
 
 _BUDGET = 1 << 22  # numbers held at a time
 
@@ -139,6 +152,174 @@ def majority_rows(
         Boolean tensor of shape (B, U).
     """
     return sum_rows(contents_MU, locations, offsets, weights) > 0
+
+
+def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
+    """The k best cells of each grid whose cell (i, j) scores ``first[i] + second[j]``.
+
+    Each row has a grid of its own. NaN counts as the largest. Of equal sub-scores the lower index
+    comes first; of equal sums the cell with the better first sub-score, then the better second.
+
+    Args:
+        scores_2RN: Sub-scores, floating.
+        k: How many cells, in [1, N²].
+
+    Returns:
+        int64 tensor of shape (2, R, k): i and j of the cells, best first.
+
+    **Source:** Lample et al. 2019, "Large memory layers with product keys", section 3.2.
+    """
+    n_rows, n = scores_2RN.shape[1:]
+    kept = min(k, n)
+    pairs = torch.empty((2, n_rows, k), dtype=torch.int64, device=scores_2RN.device)
+    step = max(1, _BUDGET // (kept * kept))
+    for low in range(0, n_rows, step):
+        rows = slice(low, low + step)
+        best, order = scores_2RN[:, rows].sort(dim=-1, descending=True, stable=True)
+        best, order = best[..., :kept], order[..., :kept]
+        sums = (best[0, :, :, None] + best[1, :, None, :]).flatten(1)
+        cell = sums.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+        pairs[0, rows] = order[0].gather(1, cell // kept)
+        pairs[1, rows] = order[1].gather(1, cell % kept)
+    return pairs
+
+
+def product_threshold(scores_2RN: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """All cells (i, j) of each grid with ``first[i] + second[j]`` of at least a threshold.
+
+    Args:
+        scores_2RN: Sub-scores, floating.
+        threshold: Least sum that activates, compared in the type of the scores; NaN never does.
+
+    Returns:
+        `locations` (each i · N + j) and `offsets` of an `Activation`.
+    """
+    n_rows, n = scores_2RN.shape[1:]
+    limit = torch.tensor(threshold, dtype=scores_2RN.dtype, device=scores_2RN.device)
+
+    def active(row: Tensor, low: int, high: int) -> Tensor:
+        location = torch.arange(low, high, device=row.device)
+        first, second = scores_2RN[:, row[:, 0]]
+        sums: Tensor = first[:, location // n] + second[:, location % n]
+        return sums >= limit
+
+    every_row = torch.arange(n_rows, device=scores_2RN.device)[:, None]
+    return _in_blocks(active, every_row, n * n, 1)
+
+
+def read_rows(contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor) -> Tensor:
+    """The weighted sum of some rows of the contents, for each entry of a batch.
+
+    Args:
+        contents_MD: Floating.
+        locations_BK: int64, each in [0, M).
+        weights_BK: Floating.
+
+    Returns:
+        Tensor of shape (B, D) in the wider of both types; summed in float32 at least.
+    """
+    kind = torch.promote_types(contents_MD.dtype, weights_BK.dtype)
+    wide = torch.promote_types(kind, torch.float32)
+    sums = torch.empty(
+        (len(locations_BK), contents_MD.shape[1]), dtype=kind, device=contents_MD.device
+    )
+    for rows in _row_blocks(locations_BK, contents_MD.shape[1]):
+        gathered = contents_MD[locations_BK[rows]].to(wide)
+        sums[rows] = torch.einsum("bk,bkd->bd", weights_BK[rows].to(wide), gathered).to(kind)
+    return sums
+
+
+def row_dots(contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor) -> Tensor:
+    """The products of each entry of a batch with some rows of the contents.
+
+    Args:
+        contents_MD: Floating.
+        locations_BK: int64, each in [0, M).
+        x_BD: Floating.
+
+    Returns:
+        Tensor of shape (B, K) in the wider of both types; summed in float32 at least.
+    """
+    kind = torch.promote_types(contents_MD.dtype, x_BD.dtype)
+    wide = torch.promote_types(kind, torch.float32)
+    dots = torch.empty(locations_BK.shape, dtype=kind, device=contents_MD.device)
+    for rows in _row_blocks(locations_BK, contents_MD.shape[1]):
+        gathered = contents_MD[locations_BK[rows]].to(wide)
+        dots[rows] = torch.einsum("bd,bkd->bk", x_BD[rows].to(wide), gathered).to(kind)
+    return dots
+
+
+def scatter_rows(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of the weighted entries that fall on each row: the transpose of `read_rows`.
+
+    Entries of weight 0 are left out. Each sum runs in the order of the batch.
+
+    Args:
+        locations_BK: int64.
+        weights_BK: Floating.
+        x_BD: Floating.
+
+    Returns:
+        The rows that some entry falls on, int64 of shape (R,) and ascending, and their sums, of
+        shape (R, D) in the wider of both types, float32 at least.
+    """
+    kind = torch.promote_types(weights_BK.dtype, x_BD.dtype)
+    wide = torch.promote_types(kind, torch.float32)
+    batch, place = weights_BK.nonzero(as_tuple=True)
+    rows, row = locations_BK[batch, place].unique(return_inverse=True)
+    weight = weights_BK[batch, place].to(wide)
+    sums = torch.zeros((len(rows), x_BD.shape[1]), dtype=wide, device=x_BD.device)
+    step = max(1, _BUDGET // max(1, x_BD.shape[1]))
+    for low in range(0, len(batch), step):
+        some = slice(low, low + step)
+        sums.index_add_(0, row[some], weight[some, None] * x_BD[batch[some]].to(wide))
+    return rows, sums
+
+
+def scatter_dense(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int) -> Tensor:
+    """The sums of `scatter_rows` with a row for every location.
+
+    Args:
+        locations_BK: int64.
+        weights_BK: Floating.
+        x_BD: Floating.
+        n_rows: M.
+
+    Returns:
+        Tensor of shape (M, D), 0 where nothing falls.
+    """
+    rows, sums = scatter_rows(locations_BK, weights_BK, x_BD)
+    dense = torch.zeros((n_rows, x_BD.shape[1]), dtype=sums.dtype, device=x_BD.device)
+    dense[rows] = sums
+    return dense
+
+
+def adagrad_rows(
+    table_MD: Tensor, sums_M: Tensor, rows_R: Tensor, gradient_RD: Tensor, lr: float, eps: float
+) -> None:
+    """One step of Adagrad for some rows, with one accumulator a row; changes table and sums.
+
+    Args:
+        table_MD: Floating; changed in place.
+        sums_M: Sum of the mean squares of each row's gradients so far; changed in place.
+        rows_R: int64, distinct.
+        gradient_RD: Floating.
+        lr: Learning rate.
+        eps: Added to the root, to divide by.
+    """
+    step = max(1, _BUDGET // max(1, table_MD.shape[1]))
+    for low in range(0, len(rows_R), step):
+        rows, gradient = rows_R[low : low + step], gradient_RD[low : low + step].to(sums_M.dtype)
+        sums = sums_M[rows] + gradient.square().mean(1)
+        sums_M[rows] = sums
+        change = gradient * (-lr / (sums.sqrt() + eps))[:, None]
+        table_MD[rows] = (table_MD[rows].to(sums.dtype) + change).to(table_MD.dtype)
+
+
+def _row_blocks(locations_BK: Tensor, width: int) -> list[slice]:
+    n_rows, k = locations_BK.shape
+    step = max(1, _BUDGET // max(1, k * width))
+    return [slice(low, low + step) for low in range(0, n_rows, step)]
 
 
 def _in_blocks(active, cue, n_locations: int, width: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]

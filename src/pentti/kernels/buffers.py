@@ -1,0 +1,51 @@
+"""Memory for gradients, used again: fresh pages cost more than what is written into them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["recycled"]
+
+_LEAST_BYTES = 1 << 20  # below that the allocator recycles by itself
+_SLACK = 1.125  # the number of touched rows differs a little from step to step
+_lock = threading.Lock()
+_free: list[npt.NDArray[np.uint8]] = []
+
+
+def recycled(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An uninitialised array, over memory that an earlier one has let go of where there is some.
+
+    What is kept never exceeds what was in use at one time.
+
+    Args:
+        shape: Of the array.
+        dtype: Of the array.
+
+    Returns:
+        The array; its memory is free again once nothing refers to the array itself, so keep it
+        and not a view of it. `torch.from_numpy` does.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes < _LEAST_BYTES:
+        return np.empty(shape, dtype)
+    memory = _take(n_bytes)
+    array = memory[:n_bytes].view(dtype).reshape(shape)
+    weakref.finalize(array, _free.append, memory).atexit = False
+    return array
+
+
+def _take(n_bytes: int) -> npt.NDArray[np.uint8]:
+    with _lock:
+        fitting = [memory for memory in _free if memory.nbytes >= n_bytes]
+        best = min(fitting or _free, key=lambda memory: memory.nbytes, default=None)
+        if best is not None:
+            _free[:] = [memory for memory in _free if memory is not best]
+    if best is not None and fitting:
+        return best
+    return np.empty(int(_SLACK * n_bytes), dtype=np.uint8)

@@ -1,0 +1,164 @@
+"""The kernels of the layers as torch operators: with gradients, and inside `torch.compile`.
+
+Each picks the kernels of the device that its tensors are on. Search has no gradient; reading
+(`read_rows`) and scoring (`row_dots`) are each other's derivative.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pentti import kernels
+
+__all__ = ["product_top_k", "read_rows", "row_dots"]
+
+
+@torch.library.custom_op("pentti::product_top_k", mutates_args=())
+def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
+    """The k best cells of each grid; see `reference.product_top_k`."""
+    return kernels.for_device(scores_2RN.device).product_top_k(scores_2RN, k)
+
+
+@product_top_k.register_fake
+def _(scores_2RN: Tensor, k: int) -> Tensor:
+    return scores_2RN.new_empty((2, scores_2RN.shape[1], k), dtype=torch.int64)
+
+
+def read_rows(
+    contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, sparse_gradients: bool = False
+) -> Tensor:
+    """The weighted sum of some rows of the contents, for each entry of a batch.
+
+    Args:
+        contents_MD: Floating, shape (M, D).
+        locations_BK: int64, shape (B, K), each in [0, M).
+        weights_BK: Floating, shape (B, K).
+        sparse_gradients: Whether the gradient of the contents is a sparse tensor.
+
+    Returns:
+        Tensor of shape (B, D), with gradients for contents and weights.
+    """
+    if sparse_gradients:
+        return _tensor(_outside_graphs(_read, contents_MD, locations_BK, weights_BK))
+    return _tensor(_read(contents_MD, locations_BK, weights_BK, False))
+
+
+def row_dots(
+    contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor, sparse_gradients: bool = False
+) -> Tensor:
+    """The products of each entry of a batch with some rows of the contents.
+
+    Args:
+        contents_MD: Floating, shape (M, D).
+        locations_BK: int64, shape (B, K), each in [0, M).
+        x_BD: Floating, shape (B, D).
+        sparse_gradients: Whether the gradient of the contents is a sparse tensor.
+
+    Returns:
+        Tensor of shape (B, K), with gradients for contents and x.
+    """
+    if sparse_gradients:
+        return _tensor(_outside_graphs(_dots, contents_MD, locations_BK, x_BD))
+    return _tensor(_dots(contents_MD, locations_BK, x_BD, False))
+
+
+# torch.compile cannot trace a sparse gradient, whose size depends on the data.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _outside_graphs(operator: Any, *tensors: Tensor) -> Tensor:
+    result: Tensor = operator(*tensors, True)
+    return result
+
+
+def _tensor(result: Any) -> Tensor:
+    """What an operator gives, with its type."""
+    given: Tensor = result
+    return given
+
+
+@torch.library.custom_op("pentti::read_rows", mutates_args=())
+def _read(
+    contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, sparse_gradients: bool
+) -> Tensor:
+    del sparse_gradients  # is for the derivative
+    apply = kernels.for_device(contents_MD.device)
+    return apply.read_rows(contents_MD, locations_BK, weights_BK)
+
+
+@_read.register_fake
+def _(contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, _: bool) -> Tensor:
+    kind = torch.promote_types(contents_MD.dtype, weights_BK.dtype)
+    return contents_MD.new_empty((locations_BK.shape[0], contents_MD.shape[1]), dtype=kind)
+
+
+@torch.library.custom_op("pentti::row_dots", mutates_args=())
+def _dots(
+    contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor, sparse_gradients: bool
+) -> Tensor:
+    del sparse_gradients  # is for the derivative
+    return kernels.for_device(contents_MD.device).row_dots(contents_MD, locations_BK, x_BD)
+
+
+@_dots.register_fake
+def _(contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor, _: bool) -> Tensor:
+    kind = torch.promote_types(contents_MD.dtype, x_BD.dtype)
+    return contents_MD.new_empty(locations_BK.shape, dtype=kind)
+
+
+@torch.library.custom_op("pentti::scatter_dense", mutates_args=())
+def _scatter_dense(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int) -> Tensor:
+    apply = kernels.for_device(x_BD.device)
+    return apply.scatter_dense(locations_BK, weights_BK, x_BD, n_rows)
+
+
+@_scatter_dense.register_fake
+def _(_: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int) -> Tensor:
+    kind = torch.promote_types(torch.promote_types(weights_BK.dtype, x_BD.dtype), torch.float32)
+    return x_BD.new_empty((n_rows, x_BD.shape[1]), dtype=kind)
+
+
+def _scatter(ctx: Any, weights_BK: Tensor, x_BD: Tensor) -> Tensor:
+    contents, locations = ctx.saved_tensors[:2]
+    if not ctx.sparse:
+        dense = _scatter_dense(locations, weights_BK, x_BD, len(contents))
+        return _tensor(dense).to(contents.dtype)
+    rows, sums = kernels.for_device(x_BD.device).scatter_rows(locations, weights_BK, x_BD)
+    return torch.sparse_coo_tensor(
+        rows[None],
+        sums.to(contents.dtype),
+        contents.shape,
+        is_coalesced=True,
+        check_invariants=False,
+    )
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    del output
+    ctx.save_for_backward(*inputs[:3])
+    ctx.sparse = inputs[3]
+
+
+def _read_backward(ctx: Any, gradient_BD: Tensor) -> tuple[Any, ...]:
+    contents, locations, weights = ctx.saved_tensors
+    to_contents = to_weights = None
+    if ctx.needs_input_grad[0]:
+        to_contents = _scatter(ctx, weights, gradient_BD)
+    if ctx.needs_input_grad[2]:
+        to_weights = _dots(contents, locations, gradient_BD, False).to(weights.dtype)
+    return to_contents, None, to_weights, None
+
+
+def _dots_backward(ctx: Any, gradient_BK: Tensor) -> tuple[Any, ...]:
+    contents, locations, x = ctx.saved_tensors
+    to_contents = to_x = None
+    if ctx.needs_input_grad[0]:
+        to_contents = _scatter(ctx, gradient_BK, x)
+    if ctx.needs_input_grad[2]:
+        to_x = _read(contents, locations, gradient_BK, False).to(x.dtype)
+    return to_contents, None, to_x, None
+
+
+_read.register_autograd(_read_backward, setup_context=_keep)
+_dots.register_autograd(_dots_backward, setup_context=_keep)
