@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pentti import bits, decoders, theory
     from pentti.activation import Activation
-    from pentti.decoders import HammingBall, Hyperplane, SelectedCoordinates
+    from pentti.decoders import (
+        CosineCap,
+        HammingBall,
+        Hyperplane,
+        ProductKeys,
+        SelectedCoordinates,
+    )
     from pentti.errors import ArgumentError, PenttiError, SettingWarning, StoreError
     from pentti.memory import SparseDistributedMemory
 
@@ -25,9 +31,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Activation",
     "ArgumentError",
+    "CosineCap",
     "HammingBall",
     "Hyperplane",
     "PenttiError",
+    "ProductKeys",
     "SelectedCoordinates",
     "SettingWarning",
     "SparseDistributedMemory",
@@ -40,9 +48,11 @@ __all__ = [
 _HOMES = {
     "Activation": "activation",
     "ArgumentError": "errors",
+    "CosineCap": "decoders",
     "HammingBall": "decoders",
     "Hyperplane": "decoders",
     "PenttiError": "errors",
+    "ProductKeys": "decoders",
     "SelectedCoordinates": "decoders",
     "SettingWarning": "errors",
     "SparseDistributedMemory": "memory",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["CHANCE_CUES", "ChanceLevel", "strength"]
+__all__ = ["CHANCE_CUES", "Chance", "ChanceLevel", "strength"]
 
 CHANCE_CUES = 256
 """Random cues that set the chance level."""
@@ -46,6 +47,27 @@ class ChanceLevel:
             A tensor of the same shape.
         """
         return (strengths - self.mean) / self.spread
+
+
+class Chance:
+    """The chance level of a memory, measured anew after its contents have changed."""
+
+    def __init__(self) -> None:
+        self._known: tuple[tuple[int, ...], ChanceLevel] | None = None
+
+    def level(self, state: tuple[int, ...], measure: Callable[[], ChanceLevel]) -> ChanceLevel:
+        """The level in a state of the contents.
+
+        Args:
+            state: Numbers that are others once the contents have changed.
+            measure: Gives the level now.
+
+        Returns:
+            What was measured in this state.
+        """
+        if self._known is None or self._known[0] != state:
+            self._known = (state, measure())
+        return self._known[1]
 
 
 def strength(sums: Tensor) -> Tensor:

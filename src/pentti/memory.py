@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,19 +14,18 @@ from pentti.activation import Activation
 from pentti.contents import fade, mean_square, usage
 from pentti.decoders import Decoder
 from pentti.errors import ArgumentError, StoreError
-from pentti.familiarity import CHANCE_CUES, ChanceLevel, strength
+from pentti.familiarity import CHANCE_CUES, Chance, ChanceLevel, strength
 from pentti.interrupts import held
 from pentti.readings import MeanReading, MemoryStatistics, Reading, Recall, Replay, SumsReading
+from pentti.state import DTYPES, StatefulMemory
 
 __all__ = ["SparseDistributedMemory"]
 
-_INTEGERS = (torch.int8, torch.int16, torch.int32)
-_DTYPES = {str(dtype): dtype for dtype in (*_INTEGERS, torch.float32, torch.float64)}
 _BLOCK_ENTRIES = 1 << 21  # active locations held at a time
 _BLOCK_CUES = 2048
 
 
-class SparseDistributedMemory(nn.Module):
+class SparseDistributedMemory(StatefulMemory):
     """Stores words at addresses and finds them again from addresses nearby.
 
     Writing adds +1 for a one and −1 for a zero to each bit's counter at every active
@@ -37,16 +35,17 @@ class SparseDistributedMemory(nn.Module):
     (Kanerva needs no more than −15 … 15), and a later `erase` no longer undoes the write.
 
     With a floating `counter_dtype` the contents are real: a write adds the data themselves, and
-    bits (a boolean tensor, or an address that is its own word) as +1 and −1.
+    bits (a boolean tensor, or a binary address that is its own word) as +1 and −1.
 
+    Addresses are bits, or real numbers where the decoder (`CosineCap`, `ProductKeys`) takes them.
     Every call takes one address of shape (N,) or a batch (…, N), as a tensor, an array or a
-    list of 0/1, leaves it as it was, and works through a batch in blocks of bounded size. Ctrl-C in
+    list, leaves it as it was, and works through a batch in blocks of bounded size. Ctrl-C in
     a long write takes effect between two blocks: those before are written and counted, the rest
     are not. Several threads may share a memory; writes and saves take turns.
 
     Args:
         decoder: Chooses the hard locations that an address activates.
-        word_bits: Width of a word in bits, U; None for the width of an address.
+        word_bits: Width of a word in bits (or components), U; None for the width of an address.
         counter_dtype: int8, int16, int32, or float32, float64 for real contents.
 
     Raises:
@@ -67,7 +66,7 @@ class SparseDistributedMemory(nn.Module):
     **Source:** Kanerva, *Sparse Distributed Memory* (1988), chapters 6–8.
     """
 
-    contents: Tensor
+    decoder: Decoder
     n_written: Tensor
 
     def __init__(
@@ -80,8 +79,8 @@ class SparseDistributedMemory(nn.Module):
         super().__init__()
         if not isinstance(decoder, Decoder) or not isinstance(decoder, nn.Module):
             checks.reject("SparseDistributedMemory", "decoder", "be a decoder", decoder)
-        checks.one_of("SparseDistributedMemory", "counter_dtype", counter_dtype, _DTYPES.values())
-        width = decoder.address_bits if word_bits is None else word_bits
+        checks.one_of("SparseDistributedMemory", "counter_dtype", counter_dtype, DTYPES.values())
+        width = decoder.address_width if word_bits is None else word_bits
         self.decoder = decoder
         self.word_bits = checks.count("SparseDistributedMemory", "word_bits", width)
         shape, device = (decoder.n_locations, self.word_bits), decoder.device
@@ -89,32 +88,30 @@ class SparseDistributedMemory(nn.Module):
             contents = torch.zeros(shape, dtype=counter_dtype, device=device)
             self.register_buffer("contents", contents)
             self.register_buffer("n_written", torch.zeros((), dtype=torch.int64))
-        self._chance: tuple[tuple[int, ...], ChanceLevel] | None = None
-        self._n_changes = 0
-        self._lock = threading.RLock()
+        self._chance = Chance()
+
+    @property
+    def address_width(self) -> int:
+        """Components of an address, N: bits, or real numbers."""
+        return self.decoder.address_width
 
     @property
     def address_bits(self) -> int:
-        """Width of an address in bits, N."""
-        return self.decoder.address_bits
+        """Width of a binary address in bits, N; a memory of real addresses has none."""
+        return int(getattr(self.decoder, "address_bits"))  # noqa: B009
 
     @property
     def n_locations(self) -> int:
         """Number of hard locations, M."""
         return self.decoder.n_locations
 
-    @property
-    def counter_dtype(self) -> torch.dtype:
-        """Type of the contents."""
-        return self.contents.dtype
-
     def write(self, address: Any, word: Any = None) -> Tensor:
         """Store words at addresses.
 
         Args:
-            address: Bits of shape (…, N).
+            address: Addresses of shape (…, N).
             word: Bits of shape (…, U), or real numbers for real contents; None stores
-                the address itself (autoassociative).
+                the address itself (autoassociative; a real one needs real contents).
 
         Returns:
             The meter, int64 of shape (…): how many hard locations took the word.
@@ -128,7 +125,7 @@ class SparseDistributedMemory(nn.Module):
         """Take words out again: the exact opposite of `write` while no counter is saturated.
 
         Args:
-            address: Bits of shape (…, N).
+            address: Addresses of shape (…, N).
             word: As it was written.
 
         Returns:
@@ -143,7 +140,7 @@ class SparseDistributedMemory(nn.Module):
         """Read the word stored near each cue, once.
 
         Args:
-            cue: Bits of shape (…, N).
+            cue: Addresses of shape (…, N).
 
         Returns:
             The word, bool of shape (…, U), with its meter. Where nothing is active or stored,
@@ -166,7 +163,7 @@ class SparseDistributedMemory(nn.Module):
         """Sum the contents of the hard locations that each cue activates.
 
         Args:
-            cue: Bits of shape (…, N).
+            cue: Addresses of shape (…, N).
 
         Returns:
             The sums, int64 (float64 for real contents or a decoder with weights) of shape
@@ -184,7 +181,7 @@ class SparseDistributedMemory(nn.Module):
         """Average the contents of the hard locations that each cue activates.
 
         Args:
-            cue: Bits of shape (…, N).
+            cue: Addresses of shape (…, N).
             weights: One number of at least 0 for each hard location, shape (M,), such as how far
                 each is to be trusted; None weighs all alike.
 
@@ -220,9 +217,10 @@ class SparseDistributedMemory(nn.Module):
             reads zeros and has not settled.
 
         Raises:
-            ArgumentError: if words and addresses differ in width, or an argument is wrong.
+            ArgumentError: if addresses are real, or words and addresses differ in width, or an
+                argument is wrong.
         """
-        self._check_autoassociative("recall")
+        self._check_chains("recall")
         checks.count("recall", "max_reads", max_reads)
         cues, shape = self._flat("recall", "cue", cue)
         word = cues.clone()
@@ -255,12 +253,12 @@ class SparseDistributedMemory(nn.Module):
             The meter of each write, int64 of shape (L − 1,).
 
         Raises:
-            ArgumentError: if words and addresses differ in width, or there are fewer than
-                two patterns.
+            ArgumentError: if addresses are real, or words and addresses differ in width, or there
+                are fewer than two patterns.
 
         **Source:** Kanerva 1988, chapter 8.
         """
-        self._check_autoassociative("write_sequence")
+        self._check_chains("write_sequence")
         chain = bits.as_bits(
             "write_sequence", "patterns", patterns, self.address_bits, self.contents.device
         )
@@ -281,9 +279,10 @@ class SparseDistributedMemory(nn.Module):
             The patterns that follow the cue, the nearest first.
 
         Raises:
-            ArgumentError: if words and addresses differ in width, or an argument is wrong.
+            ArgumentError: if addresses are real, or words and addresses differ in width, or an
+                argument is wrong.
         """
-        self._check_autoassociative("replay")
+        self._check_chains("replay")
         steps: list[Reading] = []
         for _ in range(checks.count("replay", "n_steps", n_steps)):
             steps.append(self.read(cue if not steps else steps[-1].word))
@@ -300,7 +299,7 @@ class SparseDistributedMemory(nn.Module):
         stored. The 256 reads are made anew after the contents change.
 
         Args:
-            cue: Bits of shape (…, N).
+            cue: Addresses of shape (…, N).
 
         Returns:
             The z-scores, float64 of shape (…); all 0 in an empty memory.
@@ -309,7 +308,8 @@ class SparseDistributedMemory(nn.Module):
             ArgumentError: if the shape, a value or the device is wrong.
         """
         cues, shape = self._flat("familiarity", "cue", cue)
-        return self._chance_level().score(self._strength(cues)).view(shape)
+        level = self._chance.level(self._edits, self._chance_level)
+        return level.score(self._strength(cues)).view(shape)
 
     def decay(self, factor: float, *, generator: torch.Generator | None = None) -> None:
         """Fade all contents: multiply them by a factor.
@@ -346,6 +346,7 @@ class SparseDistributedMemory(nn.Module):
             Load, shares of used locations and of saturated counters, and sizes.
         """
         used_share, saturated_share = usage(self.contents)
+        kept = self.state_dict()
         written = int(self.n_written)
         return MemoryStatistics(
             n_written=written,
@@ -353,7 +354,7 @@ class SparseDistributedMemory(nn.Module):
             used_share=used_share,
             saturated_share=saturated_share,
             contents_bytes=self.contents.nbytes,
-            decoder_bytes=sum(buffer.nbytes for buffer in self.decoder.buffers()),
+            decoder_bytes=sum(kept[name].nbytes for name in kept if name.startswith("decoder.")),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -388,71 +389,20 @@ class SparseDistributedMemory(nn.Module):
         """
         with torch.inference_mode(False):
             config, tensors = persistence.load_tensors(path, "memory")
-        buffers = {
-            name.removeprefix("decoder."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("decoder.")
-        }
+        prefix = "decoder."
+        kept = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         try:
-            decoder = decoders.restore(config["decoder"], buffers)
-            dtype = _DTYPES[config["counter_dtype"]]
+            decoder = decoders.restore(config["decoder"], kept)
+            dtype = DTYPES[config["counter_dtype"]]
             memory = cls(decoder, config["word_bits"], counter_dtype=dtype)
             memory.load_state_dict({**tensors, "_extra_state": config}, assign=True)
         except (ArgumentError, KeyError, TypeError, RuntimeError) as error:
             raise StoreError(f"cannot read {path}: it is damaged ({error})") from error
         return memory
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The settings that belong to the state: a state of other settings does not fit.
-
-        Returns:
-            Plain numbers and texts.
-        """
-        return {
-            "word_bits": self.word_bits,
-            "counter_dtype": str(self.counter_dtype),
-            "decoder": self.decoder.config(),
-        }
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Nothing to do: `load_state_dict` has compared the settings before.
-
-        Args:
-            state: What `get_extra_state` gave.
-        """
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        state = state_dict.get(f"{prefix}_extra_state")
-        if state is not None and state != self.get_extra_state():
-            expected = f"have the settings {self.get_extra_state()}"
-            checks.reject("load_state_dict", "state_dict", expected, checks.Words(str(state)))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._n_changes += 1
-
-    def _apply(self, fn: Any, recurse: bool = True) -> SparseDistributedMemory:
-        dtype = fn(self.contents[:0]).dtype
-        if dtype not in _DTYPES.values():
-            choices = ", ".join(_DTYPES)
-            checks.reject(
-                "SparseDistributedMemory", "counter_dtype", f"stay one of {choices}", dtype
-            )
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._lock = threading.RLock()
-
-    def extra_repr(self) -> str:
-        """The settings, for `repr`."""
-        return f"word_bits={self.word_bits}, counter_dtype={self.counter_dtype}"
-
     def _add(self, where: str, address: Any, word: Any, sign: int) -> Tensor:
         addresses, shape = self._flat(where, "address", address)
-        data = self._data(where, word, addresses.view(*shape, self.address_bits)) * sign
+        data = self._data(where, word, addresses.view(*shape, self.address_width)) * sign
         meter = torch.empty(len(addresses), dtype=torch.int64, device=addresses.device)
         for rows, activation in self._blocks(addresses):
             if activation.weights is not None and not self.counter_dtype.is_floating_point:
@@ -472,14 +422,17 @@ class SparseDistributedMemory(nn.Module):
         return meter.view(shape)
 
     def _flat(self, where: str, argument: str, value: Any) -> tuple[Tensor, tuple[int, ...]]:
-        """Checked bits as a matrix (B, N), and the shape of the batch."""
-        cue = bits.as_bits(where, argument, value, self.address_bits, self.contents.device)
-        return cue.reshape(-1, self.address_bits), tuple(cue.shape[:-1])
+        """Checked addresses as a matrix (B, N), and the shape of the batch."""
+        cue = self.decoder.as_addresses(where, argument, value)
+        return cue.reshape(-1, self.address_width), tuple(cue.shape[:-1])
 
     def _data(self, where: str, word: Any, address: Tensor) -> Tensor:
         """What a write adds, shape (B, U): ±1 as int8, or real numbers."""
         if word is None:
             self._check_autoassociative(where)
+            if address.is_floating_point() and not self.counter_dtype.is_floating_point:
+                needed = "be given for real addresses, unless the contents are real too"
+                checks.reject(where, "word", needed, checks.Words(f"None, {self.counter_dtype}"))
             word = address
         dtype, device = self.counter_dtype, self.contents.device
         is_bits = isinstance(word, Tensor) and word.dtype == torch.bool
@@ -495,9 +448,22 @@ class SparseDistributedMemory(nn.Module):
         return data.reshape(-1, self.word_bits)
 
     def _check_autoassociative(self, where: str) -> None:
-        if self.word_bits != self.address_bits:
-            got = checks.Words(f"words of {self.word_bits} bits")
-            checks.reject(where, "word", f"be as wide as an address, {self.address_bits} bits", got)
+        if self.word_bits != self.address_width:
+            what = "bits" if self._is_binary else "components"
+            got = checks.Words(f"words of {self.word_bits} {what}")
+            expected = f"be as wide as an address, {self.address_width} {what}"
+            checks.reject(where, "word", expected, got)
+
+    def _check_chains(self, where: str) -> None:
+        """Refuse what takes a word that was read for the next cue."""
+        if not self._is_binary:
+            expected = "take binary addresses, since the words read are the next cues"
+            checks.reject(where, "decoder", expected, checks.Words(type(self.decoder).__name__))
+        self._check_autoassociative(where)
+
+    @property
+    def _is_binary(self) -> bool:
+        return hasattr(self.decoder, "address_bits")
 
     def _blocks(self, cues: Tensor) -> Iterator[tuple[slice, Activation]]:
         """The activation of all cues, as many at a time as a fixed amount of memory allows.
@@ -525,15 +491,8 @@ class SparseDistributedMemory(nn.Module):
         return torch.cat([strength(self._sums(active)) for _, active in self._blocks(cues)])
 
     def _chance_level(self) -> ChanceLevel:
-        """What random cues read now; measured anew after the contents have changed."""
-        contents = self.contents
-        edits = 0 if contents.is_inference() else contents._version  # noqa: SLF001
-        state = (self._n_changes, edits, contents.data_ptr())
-        if self._chance is None or self._chance[0] != state:
-            generator = bits.stream("chance", 0)
-            cues = self.decoder.random_addresses(CHANCE_CUES, generator=generator)
-            floating = self.counter_dtype.is_floating_point
-            unit = (mean_square(contents) or 1.0) if floating else 1.0
-            level = ChanceLevel.of(self._strength(cues), self.word_bits, unit)
-            self._chance = (state, level)
-        return self._chance[1]
+        """What random cues read now."""
+        cues = self.decoder.random_addresses(CHANCE_CUES, generator=bits.stream("chance", 0))
+        floating = self.counter_dtype.is_floating_point
+        unit = (mean_square(self.contents) or 1.0) if floating else 1.0
+        return ChanceLevel.of(self._strength(cues), self.word_bits, unit)

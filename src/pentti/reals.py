@@ -14,7 +14,12 @@ __all__ = ["as_reals", "as_weights"]
 
 
 def as_reals(
-    where: str, argument: str, value: Any, dtype: torch.dtype, device: torch.device
+    where: str,
+    argument: str,
+    value: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    width: int | None = None,
 ) -> Tensor:
     """Whatever the caller holds, as a finite floating tensor.
 
@@ -24,14 +29,19 @@ def as_reals(
         value: Tensor, NumPy array or nested list of numbers.
         dtype: Floating type of the result.
         device: Device expected of a tensor, and given to anything else.
+        width: Components expected in the last dimension; None accepts any shape.
 
     Returns:
         A tensor of the same shape without gradient.
 
     Raises:
-        ArgumentError: if it is not made of real, finite numbers or lies on another device.
+        ArgumentError: if it is not made of real, finite numbers, has another width or lies on
+            another device.
     """
     numbers = as_tensor(where, argument, value, device, "numbers")
+    if width is not None and (numbers.ndim == 0 or numbers.shape[-1] != width):
+        got = f"shape {tuple(numbers.shape)}" if numbers.ndim else "a zero-dimensional value"
+        checks.reject(where, argument, f"have shape (…, {width})", checks.Words(got))
     reals = numbers.to(dtype)
     strange = ~reals.isfinite()
     if strange.any():

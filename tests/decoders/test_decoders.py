@@ -1,11 +1,27 @@
 """One suite that every decoder passes, and what is special to each."""
 
+import math
+
 import pytest
 import torch
 
-from pentti import HammingBall, Hyperplane, SelectedCoordinates, bits, decoders, theory
+from pentti import (
+    CosineCap,
+    HammingBall,
+    Hyperplane,
+    ProductKeys,
+    SelectedCoordinates,
+    bits,
+    decoders,
+    theory,
+)
 from pentti.activation import Activation
 from pentti.errors import ArgumentError, SettingWarning
+
+
+def square(m):
+    return math.isqrt(m) ** 2
+
 
 DECODERS = {
     "ball": lambda m, seed=0: HammingBall(257, m, activation_probability=0.02, seed=seed),
@@ -14,6 +30,21 @@ DECODERS = {
     ),
     "coordinates": lambda m, seed=0: SelectedCoordinates(130, m, n_selected=5, seed=seed),
     "hyperplane": lambda m, seed=0: Hyperplane(200, m, n_ones=40, n_selected=2, seed=seed),
+    "cosine-threshold": lambda m, seed=0: CosineCap(65, m, threshold=0.25, seed=seed),
+    "cosine-probability": lambda m, seed=0: CosineCap(
+        33, m, activation_probability=0.03, seed=seed
+    ),
+    "cosine-at": lambda m, seed=0: CosineCap.at(
+        torch.randn(m, 17, generator=torch.Generator().manual_seed(seed)), threshold=0.4
+    ),
+    "cosine-top-k": lambda m, seed=0: CosineCap(35, m, top_k=m // 50, seed=seed),
+    "product-threshold": lambda m, seed=0: ProductKeys(66, square(m), threshold=0.25, seed=seed),
+    "product-top-k": lambda m, seed=0: ProductKeys(
+        130, square(m), top_k=m // 50, learned=True, seed=seed
+    ),
+    "product-heads": lambda m, seed=0: ProductKeys(
+        78, square(m), activation_probability=0.05, n_heads=3, seed=seed
+    ),
 }
 
 
@@ -30,8 +61,8 @@ def check_decoder(decoder, generator):
     """What any decoder promises, whatever it does inside."""
     assert isinstance(decoder, decoders.Decoder)
     addresses = decoder.random_addresses(301, generator=generator)
-    assert addresses.shape == (301, decoder.address_bits)
-    assert addresses.dtype == torch.bool
+    assert addresses.shape == (301, decoder.address_width)
+    assert addresses.dtype == (torch.bool if binary(decoder) else torch.float32)
     before = addresses.clone()
     activation = decoder(addresses)
     assert torch.equal(addresses, before)
@@ -39,6 +70,10 @@ def check_decoder(decoder, generator):
     check_probability(decoder, activation)
     check_batches(decoder, addresses, activation)
     check_overlap_at_zero(decoder)
+
+
+def binary(decoder):
+    return hasattr(decoder, "address_bits")
 
 
 def check_activation(activation, n_addresses, n_locations):
@@ -56,12 +91,14 @@ def check_activation(activation, n_addresses, n_locations):
 def check_probability(decoder, activation):
     """The measured share equals the exact one, to five standard errors.
 
-    For random hard locations and random addresses, which pairs are active is uncorrelated (though
-    not independent), so that the variance of the share is p(1 − p) over the number of pairs.
+    The cells of a product key's grid are correlated, and so the error is measured over addresses:
+    those are independent, and the share that each expects is p whatever the hard addresses are,
+    since a random address lies in all directions alike. Top-k leaves no spread at all.
     """
-    n_addresses, m, p = len(activation.meter), decoder.n_locations, decoder.activation_probability
-    share = len(activation.locations) / (n_addresses * m)
-    assert abs(share - p) < 5 * (p * (1 - p) / (n_addresses * m)) ** 0.5
+    share = activation.meter.double() / decoder.n_locations
+    error = share.std().item() / len(share) ** 0.5
+    assert abs(share.mean().item() - decoder.activation_probability) < 5 * error + 1e-12
+    assert decoder.typical_meter == pytest.approx(float(activation.meter.double().mean()), rel=0.2)
 
 
 def check_batches(decoder, addresses, activation):
@@ -69,7 +106,8 @@ def check_batches(decoder, addresses, activation):
         alone = decoder(addresses[row])
         entries = slice(activation.offsets[row], activation.offsets[row + 1])
         assert torch.equal(alone.locations, activation.locations[entries])
-    assert torch.equal(decoder(addresses.int().numpy()).locations, activation.locations)
+    array = addresses.int().numpy() if binary(decoder) else addresses.numpy()
+    assert torch.equal(decoder(array).locations, activation.locations)
     nothing = decoder(addresses[:0])
     assert nothing.offsets.tolist() == [0]
     assert nothing.meter.tolist() == []
@@ -77,23 +115,37 @@ def check_batches(decoder, addresses, activation):
 
 def check_overlap_at_zero(decoder):
     p = decoder.activation_probability
-    assert decoder.overlap([0]).tolist() == pytest.approx([p], rel=1e-12)
+    same = 0 if binary(decoder) else 1.0
+    assert decoder.overlap([same]).tolist() == pytest.approx([p], rel=1e-9)
 
 
 def test_the_overlap_curve_is_what_is_measured(make, generator):
     decoder = make(20_011)
     address = decoder.random_addresses(200, generator=generator)
-    for distance in (2, 10, 40):
-        if isinstance(decoder, Hyperplane):  # keep the number of ones
-            other = swap(address, distance // 2, generator)
-        else:
-            other = bits.flip(address, distance, generator=generator)
-        n_shared = (decoder(address).dense() & decoder(other).dense()).sum(1).double()
-        expected = decoder.overlap([distance]).item() * decoder.n_locations
+    active = decoder(address).dense().bool()
+    for apart in (2, 10, 40) if binary(decoder) else (0.95, 0.7, 0.3):
+        other = moved(decoder, address, apart, generator)
+        n_shared = (active & decoder(other).dense().bool()).sum(1).double()
+        expected = decoder.overlap([apart]).item() * decoder.n_locations
         error = n_shared.std().item() / len(n_shared) ** 0.5
-        # The hard locations are one sample of their own, common to all pairs.
-        error = max(error, (expected / len(n_shared)) ** 0.5)
+        if binary(decoder):
+            # The hard locations are one sample of their own, common to all pairs.
+            error = max(error, (expected / len(n_shared)) ** 0.5)
         assert abs(n_shared.mean().item() - expected) < 5 * error
+
+
+def moved(decoder, address, apart, generator):
+    """Other addresses, each so many bits, or at such a cosine, from the given one."""
+    if isinstance(decoder, Hyperplane):  # keep the number of ones
+        return swap(address, apart // 2, generator)
+    if binary(decoder):
+        return bits.flip(address, apart, generator=generator)
+    part = address.unflatten(1, (-1, decoder.part_width))
+    part = part / part.norm(dim=-1, keepdim=True)
+    other = torch.randn(part.shape, generator=generator)
+    other -= (other * part).sum(-1, keepdim=True) * part
+    other *= (1 - apart**2) ** 0.5 / other.norm(dim=-1, keepdim=True)
+    return (apart * part + other).flatten(1)
 
 
 def test_the_activation_count_is_binomial(generator):
@@ -138,11 +190,14 @@ def test_restore_refuses_an_unknown_kind():
 
 def test_bad_cues_are_named(make, generator):
     decoder = make(64)
-    n = decoder.address_bits
+    n = decoder.address_width
     with pytest.raises(ArgumentError, match=rf"`address` must have shape \(…, {n}\), got shape"):
         decoder(torch.zeros(2, n + 1))
-    with pytest.raises(ArgumentError, match=r"`address` must hold only 0 and 1, got 0\.5"):
-        decoder(torch.full((n,), 0.5))
+    with pytest.raises(ArgumentError, match=rf"`address` must have shape \(…, {n}\), got a zero"):
+        decoder(torch.tensor(1))
+    message = "hold only 0 and 1" if binary(decoder) else "be finite in torch.float32"
+    with pytest.raises(ArgumentError, match=rf"`address` must {message}, got nan"):
+        decoder(torch.full((n,), torch.nan))
     with pytest.raises(ArgumentError, match="`address` must be on cpu, got meta"):
         decoder(torch.zeros(n, device="meta"))
     with pytest.raises(ArgumentError, match="must be at least 0, got -1"):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pentti import theory
+from pentti import CosineCap, theory
+from pentti.errors import SettingWarning
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,17 @@ def test_cosine_thresholds(dim, probability, cosine, printed):
 @pytest.mark.parametrize(("dim", "probability"), [(512, "4.2e-34"), (64, "1.1e-5")])
 def test_a_cosine_above_one_half_activates_nothing(dim, probability, printed):
     assert theory.cap_probability(dim, 0.5) == printed(probability)
+    with pytest.warns(SettingWarning, match="most reads find nothing"):
+        decoder = CosineCap(dim, 100, threshold=0.5)
+    assert decoder.activation_probability == printed(probability)
+
+
+def test_a_cap_asked_for_one_percent_has_the_threshold_that_gives_it(generator, printed):
+    """In 512 dimensions, .1027 activates 1 %, to five standard errors over addresses."""
+    decoder = CosineCap(512, 2000, activation_probability=0.01)
+    assert decoder.threshold == printed(".1027")
+    share = decoder(decoder.random_addresses(400, generator=generator)).meter.double() / 2000
+    assert abs(share.mean() - 0.01) < 5 * share.std() / 400**0.5
 
 
 def test_selected_coordinates():

@@ -163,7 +163,7 @@ def test_half_the_sphere_has_threshold_zero():
     assert theory.cosine_for(512, 0.99) == pytest.approx(-theory.cosine_for(512, 0.01))
 
 
-@pytest.mark.parametrize("dim", [3, 8, 64, 512, 1000])
+@pytest.mark.parametrize("dim", [2, 3, 8, 64, 512, 1000])
 @pytest.mark.parametrize("threshold", [-0.4, -0.02, 0.0, 0.1, 0.5])
 def test_cap_intersection_at_its_limits(dim, threshold):
     share = theory.cap_probability(dim, threshold)
@@ -175,7 +175,7 @@ def test_cap_intersection_at_its_limits(dim, threshold):
 def test_two_half_spheres_share_what_their_angle_leaves():
     cosines = np.linspace(-1, 1, 41)
     expected = 0.5 - np.arccos(cosines) / (2 * math.pi)
-    for dim in (3, 4, 64, 1000):
+    for dim in (2, 3, 4, 64, 1000):
         shared = theory.cap_intersection(dim, 0.0, cosines)
         np.testing.assert_allclose(shared, expected, rtol=1e-9, atol=1e-15)
 
@@ -256,7 +256,7 @@ def test_theory_is_light():
 
 
 def test_public_names_are_those_of_the_modules():
-    modules = ("capacity", "critical", "geometry", "jaeckel", "softmax", "sphere")
+    modules = ("capacity", "critical", "geometry", "jaeckel", "product", "softmax", "sphere")
     names = [n for m in modules for n in importlib.import_module(f"pentti.theory.{m}").__all__]
     assert theory.__all__ == sorted(names)
     assert not [name for name in names if not hasattr(theory, name)]
@@ -340,8 +340,8 @@ def test_public_names_are_those_of_the_modules():
             r"^cosine_for: `probability` must be in \(0, 1\), got 1.0$",
         ),
         (
-            lambda: theory.cap_intersection(2, 0.1, 0.5),
-            r"^cap_intersection: `dim` must be at least 3, got 2$",
+            lambda: theory.cap_intersection(1, 0.1, 0.5),
+            r"^cap_intersection: `dim` must be at least 2, got 1$",
         ),
         (
             lambda: theory.cap_intersection(8, -2, 0.5),

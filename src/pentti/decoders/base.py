@@ -28,9 +28,31 @@ class BitDecoder(nn.Module):
     n_locations: int
 
     @property
+    def address_width(self) -> int:
+        """Width of an address in bits, N."""
+        return self.address_bits
+
+    @property
     def device(self) -> torch.device:
         """Where the hard locations are."""
         return next(self.buffers()).device
+
+    def as_addresses(self, where: str, argument: str, value: Any) -> Tensor:
+        """The door: whatever the caller holds, as addresses of this decoder.
+
+        Args:
+            where: The public function or class that was called, for the error.
+            argument: The argument's name, for the error.
+            value: Tensor, NumPy array or nested list of 0/1, shape (…, N).
+
+        Returns:
+            A boolean tensor of the same shape.
+
+        Raises:
+            ArgumentError: if it is not made of 0 and 1, has another width or lies on another
+                device.
+        """
+        return bits.as_bits(where, argument, value, self.address_bits, self.device)
 
     def random_addresses(self, n: int, *, generator: torch.Generator) -> Tensor:
         """Addresses of fair coin flips.
@@ -63,5 +85,5 @@ class BitDecoder(nn.Module):
 
     def _packed(self, address: Any) -> Tensor:
         """Checked addresses of any batch shape, as packed rows (B, W)."""
-        cue = bits.as_bits(self.kind, "address", address, self.address_bits, self.device)
+        cue = self.as_addresses(self.kind, "address", address)
         return bits.pack(cue.reshape(-1, self.address_bits))

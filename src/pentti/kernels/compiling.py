@@ -11,7 +11,15 @@ __all__ = ["compiled", "reassociating"]
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile on first use, and keep the code on disk where there is a place for it."""
+    """Compile on first use, and keep the code on disk where there is a place for it.
+
+    Args:
+        function: A loop in the words that numba knows.
+        options: More for `numba.njit`.
+
+    Returns:
+        The compiled function.
+    """
     try:
         return njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # neither this folder nor the user's cache can be written
@@ -19,5 +27,12 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def reassociating(function: Callable[..., Any]) -> Any:
-    """The same, free to add up in any order and to fuse: a vector sum needs that."""
+    """The same, free to add up in any order and to fuse: a vector sum needs that.
+
+    Args:
+        function: A loop in the words that numba knows.
+
+    Returns:
+        The compiled function.
+    """
     return compiled(function, fastmath={"reassoc", "contract"})

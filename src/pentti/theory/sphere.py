@@ -75,7 +75,7 @@ def cap_intersection(dim: int, cosine_threshold: float, cosines: ArrayLike) -> N
     """The share of the sphere that lies in both of two equal caps.
 
     Args:
-        dim: Dimension of the space, at least 3.
+        dim: Dimension of the space, at least 2.
         cosine_threshold: Threshold of both caps, in [-1, 1].
         cosines: Cosines of the angle between the two centres, in [-1, 1].
 
@@ -93,7 +93,7 @@ def cap_intersection(dim: int, cosine_threshold: float, cosines: ArrayLike) -> N
     hyperspherical caps", case of equal caps; Bricken & Pehlevan 2021; n is `dim`, c is
     `cosine_threshold`, the angle between the centres is v = 2h.
     """
-    n = checks.integer("cap_intersection", "dim", dim, 3)
+    n = checks.integer("cap_intersection", "dim", dim, 2)
     c = checks.number("cap_intersection", "cosine_threshold", cosine_threshold, -1.0, 1.0)
     half_angles = np.arccos(checked_numbers("cap_intersection", "cosines", cosines, -1.0, 1.0)) / 2
     both = _small_caps(n, math.acos(abs(c)), half_angles)
@@ -105,6 +105,8 @@ def cap_intersection(dim: int, cosine_threshold: float, cosines: ArrayLike) -> N
 
 # The intersection of caps of at most a right angle; the integral runs from h to the angle.
 def _small_caps(n: int, angle: float, half_angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    if n == 2:  # arcs of a circle
+        return np.asarray(np.maximum(angle - half_angles, 0.0) / math.pi)
     h = np.minimum(half_angles, angle)[..., np.newaxis]
     low, high = _support(n, angle, h)
     s = low + (high - low) * (_NODES + 1) / 2

@@ -1,0 +1,44 @@
+"""Vectors of length 1: of which only the direction is left."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pentti import bits, checks
+
+__all__ = ["directions", "random_directions"]
+
+
+def directions(x: Tensor) -> Tensor:
+    """Vectors scaled to length 1, however long or short they are; 0 stays 0.
+
+    Args:
+        x: Floating tensor of shape (…, D).
+
+    Returns:
+        Tensor of the same shape, with gradient.
+    """
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    scaled = x / torch.where(largest > 0, largest, 1)  # so that no square over- or underflows
+    length: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / length.clamp_min(0.5)
+
+
+def random_directions(shape: tuple[int, ...], seed: object, kind: str) -> Tensor:
+    """Random vectors of length 1, the same on every machine up to rounding.
+
+    Args:
+        shape: Shape of the result; the last entry is the dimension.
+        seed: What the caller gave.
+        kind: The decoder's name, for the error.
+
+    Returns:
+        float32 tensor.
+
+    Raises:
+        ArgumentError: if the seed is not an integer of at least 0.
+    """
+    seed = checks.integer(kind, "seed", seed, 0, 2**63 - 1)
+    generator = bits.stream("hard addresses", seed)
+    return directions(torch.randn(shape, generator=generator))
