@@ -73,7 +73,11 @@ def test_the_reference_threshold_is_the_definition(generator):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("n_locations", "n_entries", "k", "width"), SIZES)
-def test_rows_equal_the_reference(n_locations, n_entries, k, width, dtype, generator):
+@pytest.mark.parametrize("small", [0, 1 << 18], ids=["sorted", "small"])
+def test_rows_equal_the_reference(
+    n_locations, n_entries, k, width, dtype, small, generator, monkeypatch
+):
+    monkeypatch.setattr(cpu, "_SMALL_TABLE", small)
     contents, locations, weights, x = table(n_locations, n_entries, k, width, dtype, generator)
     same = torch.testing.assert_close
     same(
@@ -99,7 +103,9 @@ def test_the_reference_rows_are_the_definition(generator):
     same(sums, (matrix.T @ x)[rows])
 
 
-def test_large_batches_are_shared_among_threads_and_stay_the_same(generator):
+@pytest.mark.parametrize("small", [0, 1 << 18], ids=["sorted", "small"])
+def test_large_batches_are_shared_among_threads_and_stay_the_same(small, generator, monkeypatch):
+    monkeypatch.setattr(cpu, "_SMALL_TABLE", small)
     contents, locations, weights, x = table(301, 701, 33, 129, torch.float32, generator)
     assert locations.numel() * 129 > cpu._GATHER_WORK
     threads = torch.get_num_threads()

@@ -6,7 +6,6 @@ Compiled on first use and cached on disk, so that only the very first call waits
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ _SCAN_CUES = 256  # cues that stay in the first-level cache during a scan
 _MATCH_CUES = 64  # cues that share one 64-bit word in a match
 _GROUP = 4  # cues that share one load of a tile
 _GATHER_WORK = 1 << 21  # floats gathered from which threads are worth waking
+_SMALL_TABLE = 1 << 18  # floats that stay in the second-level cache
 _SHARE_WORK = 1 << 18  # counters, or words compared, from which threads are worth waking
 
 
@@ -197,14 +197,14 @@ def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
     scores, score_bits = _with_bits(_as_native(scores_2RN).contiguous())
     _, n_rows, n = scores.shape
     pairs = np.empty((2, n_rows, k), dtype=np.int64)
-    cells = _cells_in_reach(min(k, n), k)
-    kind = np.iinfo(score_bits.dtype)
+    kind, slack = np.iinfo(score_bits.dtype), 4 * np.finfo(scores.dtype).eps
     limits = np.array([kind.min, kind.max], dtype=kind.dtype)
+    n_cells = sum(min(n, k // (a + 1)) for a in range(min(k, n)))
 
     def find(low: int, high: int) -> None:
-        sums = np.empty(len(cells), dtype=scores.dtype)
+        sums = np.empty(n_cells + 4 * k + 64, dtype=scores.dtype)
         sum_bits = sums.view(score_bits.dtype)
-        loops.best_cells(scores, score_bits, low, high, limits, cells, sums, sum_bits, pairs)
+        loops.best_cells(scores, score_bits, low, high, limits, slack, sums, sum_bits, pairs)
 
     over_ranges(find, n_rows, n_rows * n >= _SHARE_WORK >> 2)
     return torch.from_numpy(pairs)
@@ -324,6 +324,8 @@ def scatter_dense(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows
     """
     if not _is_native(weights_BK, x_BD):
         return reference.scatter_dense(locations_BK, weights_BK, x_BD, n_rows)
+    if n_rows * x_BD.shape[1] <= _SMALL_TABLE:
+        return _scatter_small(locations_BK, weights_BK, x_BD, n_rows)
     entry, rows, starts = _sorted_by_row(locations_BK, weights_BK)
     sums = recycled((n_rows, x_BD.shape[1]), weights_BK.numpy().dtype)
     over_ranges(lambda low, high: sums[low:high].fill(0), n_rows, sums.size >= _GATHER_WORK)
@@ -357,6 +359,19 @@ def adagrad_rows(
     over_ranges(step, len(rows), gradient.size >= _GATHER_WORK)
 
 
+def _scatter_small(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int) -> Tensor:
+    """For a table that stays in the cache: entry by entry, each thread a share of the columns."""
+    weights, x = weights_BK.contiguous().numpy(), x_BD.contiguous().numpy()
+    locations = locations_BK.contiguous().numpy()
+    sums = np.zeros((n_rows, x.shape[1]), dtype=x.dtype)
+
+    def scatter(low: int, high: int) -> None:
+        loops.scatter_columns(locations, weights, x, low, high, sums)
+
+    over_ranges(scatter, x.shape[1], locations.size * x.shape[1] >= _GATHER_WORK)
+    return torch.from_numpy(sums)
+
+
 def _scatter(
     entry: Array, starts: Array, slots: Array, weights_BK: Tensor, x_BD: Tensor, sums: Array
 ) -> None:
@@ -388,12 +403,6 @@ def _is_native(*tensors: Tensor) -> bool:
 
 def _as_native(scores: Tensor) -> Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
-@lru_cache(maxsize=64)
-def _cells_in_reach(n: int, k: int) -> Array:
-    """Cells (a, b) of an n × n grid with fewer than k others at least as far up and left."""
-    return np.array([(a, b) for a in range(n) for b in range(min(n, k // (a + 1)))])
 
 
 def _with_bits(values: Tensor) -> tuple[Array, Array]:

@@ -30,6 +30,7 @@ __all__ = [
     "place",
     "read_weighted",
     "scan",
+    "scatter_columns",
     "scatter_sorted",
     "sum_counters",
     "sum_real",
@@ -445,6 +446,17 @@ def scatter_sorted(entry, starts, slots, low, high, n_per_entry, weights, x, sum
 
 
 @reassociating
+def scatter_columns(locations, weights, x, low, high, sums):
+    """Add each weighted entry to its row, for a range of the columns."""
+    for b in range(len(x)):
+        step = x[b, low:high]
+        for k in range(locations.shape[1]):
+            total, weight = sums[locations[b, k], low:high], weights[b, k]
+            for d in range(len(step)):
+                total[d] += weight * step[d]
+
+
+@reassociating
 def adagrad(table, sums, rows, low, high, gradient, lr, eps):
     """A step for a range of the rows, with one accumulator a row."""
     width = table.shape[1]
@@ -463,44 +475,46 @@ def adagrad(table, sums, rows, low, high, gradient, lr, eps):
 
 
 @compiled
-def best_cells(scores, score_bits, low, high, limits, cells, sums, sum_bits, pairs):
-    """The best cells of the grid of each row in a range, among those that can be among them."""
+def best_cells(scores, score_bits, low, high, limits, slack, sums, sum_bits, pairs):
+    """The best cells of the grid of each row in a range.
+
+    A bound on the k-th best sum, from the maxima of groups, leaves few sub-scores that can reach it
+    with the best of the other side; these are sorted, and few of their sums reach the bound.
+    """
     n, k = scores.shape[2], pairs.shape[2]
     kept = min(k, n)
-    keys = np.empty(max(n, len(sums)) + _PADDING, dtype=score_bits.dtype)
-    few = np.empty(max(len(keys), 4 * k + _PADDING), dtype=score_bits.dtype)
-    where = np.empty(len(keys), dtype=np.int32)
+    keys = np.empty((2, n + _PADDING), dtype=score_bits.dtype)
+    few = np.empty(max(n, len(sums)) + _PADDING, dtype=score_bits.dtype)
+    where = np.empty(len(few), dtype=np.int64)
     order = np.empty((2, kept + 1), dtype=np.int64)
-    best = np.empty(k + 1, dtype=np.int64)
-    chosen = np.empty(len(sums), dtype=np.int64)
+    best, cells = np.empty(k + 1, dtype=np.int64), np.empty((2, len(few)), dtype=np.int64)
+    sum_keys = np.empty(len(few), dtype=score_bits.dtype)
+    least = np.empty(2, dtype=score_bits.dtype)
     for r in range(low, high):
         for side in range(2):
-            _as_keys(scores[side, r], score_bits[side, r], limits, keys)
-            _best(keys, n, kept, limits, few, where, order[side])
+            _as_keys(scores[side, r], score_bits[side, r], limits, keys[side])
+        _least_keys(keys, n, k, limits, slack, few, sums, sum_bits, least)
+        n_first = min(kept, _best(keys[0], n, kept, least[0], limits, few, where, order[0]))
+        n_second = min(kept, _best(keys[1], n, kept, least[1], limits, few, where, order[1]))
         first, second = scores[0, r], scores[1, r]
-        bound = _k_th_at_least(first, second, order, k)
+        bound = -np.inf
+        for a in range(n_first):
+            if (k - 1) // (a + 1) < n_second:
+                bound = max(bound, first[order[0, a]] + second[order[1, (k - 1) // (a + 1)]])
         n_cells = 0
-        for c in range(len(sums)):
-            total = first[order[0, cells[c, 0]]] + second[order[1, cells[c, 1]]]
-            sums[n_cells], chosen[n_cells] = total, c
-            n_cells += not total < bound
-        _as_keys(sums[:n_cells], sum_bits[:n_cells], limits, keys)
-        _best(keys, n_cells, k, limits, few, where, best)
+        for a in range(n_first):
+            score = first[order[0, a]]
+            for b in range(min(n_second, k // (a + 1))):  # others have k better ones before them
+                total = score + second[order[1, b]]
+                if total < bound:
+                    break
+                sums[n_cells], cells[0, n_cells], cells[1, n_cells] = total, a, b
+                n_cells += 1
+        _as_keys(sums[:n_cells], sum_bits[:n_cells], limits, sum_keys)
+        _best(sum_keys, n_cells, k, limits[0], limits, few, where, best)
         for c in range(k):
-            pairs[0, r, c] = order[0, cells[chosen[best[c]], 0]]
-            pairs[1, r, c] = order[1, cells[chosen[best[c]], 1]]
-
-
-@compiled
-def _k_th_at_least(first, second, order, k):
-    """A sum that at least k cells reach: the best corner of all rectangles of k cells."""
-    kept = order.shape[1] - 1
-    bound = first[order[0, kept - 1]] + second[order[1, (k - 1) // kept]]
-    for a in range(kept - 1):
-        b = (k - 1) // (a + 1)
-        if b < kept:
-            bound = max(bound, first[order[0, a]] + second[order[1, b]])
-    return bound
+            pairs[0, r, c] = order[0, cells[0, best[c]]]
+            pairs[1, r, c] = order[1, cells[1, best[c]]]
 
 
 @compiled
@@ -517,13 +531,45 @@ def _as_keys(values, value_bits, limits, keys):
 
 
 @compiled
-def _best(keys, n, k, limits, few, where, order):
-    """The places of the k largest of n keys, best first; of equal ones the first comes first."""
+def _least_keys(keys, n, k, limits, slack, few, sums, sum_bits, least):
+    """For each side the least key that one of the k best cells can have."""
+    least[:] = limits[0]
     lanes = _VECTOR_BITS // (8 * keys.itemsize)
-    bound = _lower_bound(keys, n, k, limits, few, lanes)
+    groups = lanes
+    while groups < k:
+        groups *= 2
+    if n < 2 * groups:
+        return
+    for side in range(2):
+        few[:groups] = keys[side, :groups]
+        for start in range(groups, n, groups):
+            for g in range(min(groups, n - start)):
+                few[g] = max(few[g], keys[side, start + g])
+        for g in range(groups):
+            place = side * groups + _rank(few, groups // lanes, g)
+            sum_bits[place] = few[g] if few[g] >= 0 else few[g] ^ limits[1]
+    bound = -np.inf
+    for a in range(k):  # the corner of a rectangle of k cells, all of which reach it
+        bound = max(bound, sums[a] + sums[groups + (k - 1) // (a + 1)])
+    for side in range(2):
+        other = sums[(1 - side) * groups]
+        sums[2 * groups] = bound - other - slack * (abs(bound) + abs(other))
+        if abs(sums[2 * groups]) < np.inf:
+            bits = sum_bits[2 * groups]
+            least[side] = bits if bits >= 0 else bits ^ limits[1]
+
+
+@compiled
+def _best(keys, n, k, least, limits, few, where, order):
+    """The places of the k largest of the keys from `least` up, best first; gives how many there are.
+
+    Of equal ones the first comes first.
+    """
+    lanes = _VECTOR_BITS // (8 * keys.itemsize)
+    least = max(least, limits[0] + keys.dtype.type(1))  # padding has the smallest key
     n_left = 0
     for v in range((n + lanes - 1) // lanes):
-        hits = _at_least(keys, v, bound)
+        hits = _at_least(keys, v, least)
         while hits:
             i = v * lanes + _trailing_zeros(hits)
             hits &= hits - np.uint64(1)
@@ -534,21 +580,4 @@ def _best(keys, n, k, limits, few, where, order):
     for i in range(n_left):
         rank = _rank(few, (n_left + lanes - 1) // lanes, i)
         order[min(rank, k)] = where[i]  # place k is for all that are not wanted
-
-
-@compiled
-def _lower_bound(keys, n, k, limits, few, lanes):
-    """A key that at least k of the n keys reach: the k-th of the maxima of many groups of keys."""
-    groups = lanes
-    while groups < 2 * k:
-        groups *= 2
-    if n < 2 * groups:
-        return limits[0] + few.dtype.type(1)
-    few[:groups] = keys[:groups]
-    for start in range(groups, n, groups):
-        for g in range(min(groups, n - start)):
-            few[g] = max(few[g], keys[start + g])
-    for g in range(groups):
-        if _rank(few, groups // lanes, g) == k - 1:
-            break
-    return few[g]
+    return n_left
