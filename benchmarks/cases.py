@@ -3,79 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 
-from benchmarks import building, machine
+from benchmarks import attentions, building, layer_costs, layers, machine, optimisers
+from benchmarks.attentions import AttentionSize
 from benchmarks.entries import memory_entry, part_entry, scan_entry
+from benchmarks.jobs import Case, Job, Settings
+from benchmarks.layer_peers import LAYER
 from benchmarks.memories import Memory, Pentti
 from benchmarks.peers import PEERS
 from benchmarks.problems import BOOK, SMALL, Problem, Size
 from benchmarks.scanners import SCANNERS, Scanner
 from benchmarks.streams import stream
-from benchmarks.timing import Comparison, Line, Patience, measure
+from benchmarks.timing import Comparison, Line, measure
 
-__all__ = ["CASES", "Case", "Job", "Settings", "jobs"]
+__all__ = ["CASES", "jobs", "lines"]
 
 _DTYPES = {"int8": torch.int8, "int16": torch.int16}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the command line decides."""
-
-    n_threads: int = 2
-    device: str = "cpu"
-    n_locations: tuple[int, ...] = (100_000, 1_000_000)
-    batches: tuple[int, ...] = (1, 64, 256)
-    patience: Patience = field(default_factory=Patience)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Work for one fresh process: a case at one size, beside some of the peers."""
-
-    case: str
-    size: Size
-    settings: Settings
-    peers: tuple[str, ...] = ()
-
-    @property
-    def title(self) -> str:
-        beside = f" beside {', '.join(self.peers)}" if self.peers else ""
-        return f"{self.case}, {self.size.n_locations:,} locations{beside}"
-
-    def facts(self, operation: str, batch: int = 1) -> Line:
-        """What every line of a comparison says."""
-        return {
-            "case": self.case,
-            "operation": operation,
-            "batch": batch,
-            "device": self.settings.device,
-            "threads": self.settings.n_threads,
-            "beside": list(self.peers),
-            **self.size.facts(),
-        }
-
-    def lines(self) -> Iterator[Line]:
-        """Do the work."""
-        torch.set_num_threads(self.settings.n_threads)
-        return CASES[self.case].lines(self)
-
-
-@dataclass(frozen=True)
-class Case:
-    """What it measures, how, in which groups of peers, and at which sizes if its own."""
-
-    summary: str
-    lines: Callable[[Job], Iterator[Line]]
-    peers: tuple[tuple[str, ...], ...] = ((),)
-    size: Size | None = None
-
-
-def jobs(name: str, settings: Settings) -> list[Job]:
+def jobs(name: str, settings: Settings) -> list[Job[Any]]:
     """The jobs of a case, the smallest size first.
 
     Args:
@@ -83,20 +34,32 @@ def jobs(name: str, settings: Settings) -> list[Job]:
         settings: Sizes, batches and threads.
     """
     case = CASES[name]
-    sizes = [replace(BOOK, n_locations=n) for n in settings.n_locations]
-    if case.size is not None:
-        sizes = [case.size]
-        settings = replace(settings, batches=(case.size.n_words,))
-    return [Job(name, size, settings, peers) for size in sizes for peers in case.peers]
+    return [
+        Job(name, size, settings, peers) for size in case.sizes(settings) for peers in case.peers
+    ]
 
 
-def _stream(job: Job) -> Iterator[Line]:
+def lines(job: Job[Any]) -> Iterator[Line]:
+    """Do the work of a job.
+
+    Args:
+        job: Of one of `CASES`.
+    """
+    torch.set_num_threads(job.settings.n_threads)
+    return CASES[job.case].lines(job)
+
+
+def _book(settings: Settings) -> list[Size]:
+    return [replace(BOOK, n_locations=n) for n in settings.n_locations]
+
+
+def _stream(job: Job[Size]) -> Iterator[Line]:
     tiles = Problem(job.size).decoder.to(job.settings.device).address_tiles
     entry = stream(tiles, job.settings.n_threads)
     yield from measure(Comparison(job.facts("stream"), [entry]), job.settings.patience)
 
 
-def _scan(job: Job) -> Iterator[Line]:
+def _scan(job: Job[Size]) -> Iterator[Line]:
     problem, settings = Problem(job.size), job.settings
     scanners: dict[str, Scanner] = {}
     for name in ("pentti", *job.peers):
@@ -112,15 +75,16 @@ def _scan(job: Job) -> Iterator[Line]:
         yield from measure(comparison, settings.patience)
 
 
-def _memory(job: Job) -> Iterator[Line]:
+def _memory(job: Job[Size]) -> Iterator[Line]:
     yield from _operations(job, ("write", "read", "recall"))
 
 
-def _small(job: Job) -> Iterator[Line]:
-    yield from _operations(job, ("read",))
+def _small(job: Job[Size]) -> Iterator[Line]:
+    settings = replace(job.settings, batches=(job.size.n_words,))
+    yield from _operations(replace(job, settings=settings), ("read",))
 
 
-def _operations(job: Job, operations: tuple[str, ...]) -> Iterator[Line]:
+def _operations(job: Job[Size], operations: tuple[str, ...]) -> Iterator[Line]:
     problem, settings = Problem(job.size), job.settings
     penttis = {
         f"pentti {name}": Pentti(problem, settings.n_threads, settings.device, dtype)
@@ -150,12 +114,12 @@ def _operations(job: Job, operations: tuple[str, ...]) -> Iterator[Line]:
             yield from measure(comparison, settings.patience)
 
 
-def _build(job: Job) -> Iterator[Line]:
+def _build(job: Job[Size]) -> Iterator[Line]:
     line = building.build(job.size, job.settings.patience)
     yield {**job.facts("build"), "entry": "pentti int8", "n_cues": 1, **line}
 
 
-def _excuse(name: str, module: str, needs_bytes: int, job: Job) -> str | None:
+def _excuse(name: str, module: str, needs_bytes: int, job: Job[Size]) -> str | None:
     """Why someone takes no part; None if they do."""
     if importlib.util.find_spec(module) is None:
         return "not installed"
@@ -177,17 +141,55 @@ def _fill(memories: Iterable[Memory], problem: Problem) -> None:
 
 
 CASES = {
-    "stream": Case("read the packed addresses and no more: the floor", _stream),
+    "stream": Case("read the packed addresses and no more: the floor", _stream, _book),
     "scan": Case(
         "which hard locations lie within the radius",
         _scan,
+        _book,
         (("faiss", "numkong", "numpy loop"), ("dense product",)),
     ),
     "memory": Case(
         "write, read and recall",
         _memory,
+        _book,
         (("numpy loop", "sdm"), ("torch-hd",), ("KanervaSDM",)),
     ),
-    "build": Case("time and memory of a new memory", _build),
-    "small": Case("reads from 20,000 locations of 256 bits", _small, (("sdm", "torch-hd"),), SMALL),
+    "build": Case("time and memory of a new memory", _build, _book),
+    "small": Case(
+        "reads from 20,000 locations of 256 bits", _small, lambda _: [SMALL], (("sdm", "torch-hd"),)
+    ),
+    "layer": Case(
+        "a memory layer, forward and with gradients",
+        layers.time_layers,
+        lambda _: [LAYER],
+        (
+            (
+                "product-key-memory",
+                "product-key-memory, 64 wide",
+                "product-key-memory, sparse",
+                "attention",
+            ),
+            ("pentti CosineCap", "GEMM + top-k", "GEMM + threshold", "naive cosine"),
+        ),
+    ),
+    "layer-memory": Case(
+        "peak extra memory of a layer",
+        layer_costs.peaks,
+        lambda _: layer_costs.weighings(LAYER),
+        tuple((name,) for name in layer_costs.WEIGHED),
+    ),
+    "layer-size": Case(
+        "a layer of 10,000 to 4,000,000 locations", layer_costs.sizes, lambda _: [LAYER]
+    ),
+    "crossing": Case(
+        "a layer beside attention over longer and longer sequences",
+        layer_costs.crossing,
+        lambda _: [LAYER],
+    ),
+    "optimiser": Case("one step for the contents of a layer", optimisers.steps, lambda _: [LAYER]),
+    "attention": Case(
+        "dense and sparse attention beside SDPA",
+        attentions.time_attention,
+        lambda settings: [AttentionSize(length) for length in settings.lengths],
+    ),
 }

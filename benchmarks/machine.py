@@ -8,13 +8,15 @@ import platform
 import sys
 from pathlib import Path
 
+import torch
+
 from benchmarks.timing import Line
 
 __all__ = ["describe", "free_bytes", "resident_bytes"]
 
 _PACKAGES = (
     "pentti", "torch", "numpy", "numba", "scipy", "faiss-cpu", "numkong", "torch-hd", "sdm",
-    "KanervaSDM",
+    "KanervaSDM", "product-key-memory",
 )  # fmt: skip
 
 
@@ -31,8 +33,14 @@ def describe() -> Line:
     }
 
 
-def free_bytes() -> int:
-    """Memory that a new process may take; where the system does not say, as if without end."""
+def free_bytes(device: str = "cpu") -> int:
+    """Memory that a new process may take; where the system does not say, as if without end.
+
+    Args:
+        device: Whose memory.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info()[0]
     return _kilobytes(Path("/proc/meminfo"), "MemAvailable") or sys.maxsize
 
 

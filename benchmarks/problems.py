@@ -42,6 +42,10 @@ class Size:
     noise: int
     n_words: int
 
+    @property
+    def title(self) -> str:
+        return f"{self.n_locations:,} locations"
+
     def facts(self) -> dict[str, int]:
         """What a line says of the size."""
         return {

@@ -6,14 +6,16 @@ import multiprocessing
 import signal
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from typing import Any
 
-from benchmarks.cases import Job
+from benchmarks.cases import lines
+from benchmarks.jobs import Job
 from benchmarks.timing import Line
 
 __all__ = ["in_process"]
 
 
-def in_process(job: Job) -> Iterator[Line]:
+def in_process(job: Job[Any]) -> Iterator[Line]:
     """The lines of a job, done in a process of its own, whose memory is free afterwards.
 
     Args:
@@ -39,10 +41,10 @@ def in_process(job: Job) -> Iterator[Line]:
         process.join()
 
 
-def _work(job: Job, to: Connection) -> None:
+def _work(job: Job[Any], to: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     try:
-        for line in job.lines():
+        for line in lines(job):
             to.send(line)
     except Exception as error:  # noqa: BLE001 the other jobs go on
         message = f"{type(error).__name__}: {error}"

@@ -1,12 +1,14 @@
-"""``python -m benchmarks.table results.jsonl > docs/benchmarks.md``: a page from a run."""
+"""``python -m benchmarks.table results.jsonl … > docs/benchmarks.md``: a page from some runs."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.layer_table import layer_sections
+from benchmarks.markdown import beside, own, ratio, section, time
 from benchmarks.targets import Lines, targets
 from benchmarks.timing import Line
 
@@ -22,12 +24,13 @@ _PEERS = {
 _INTRODUCTION = """\
 # Benchmarks
 
-Every time below belongs to a result that was first found equal to a reference in plain NumPy (a
-library whose hard addresses cannot be set must give back what was stored). Contender and peers
-run in turns in one process, with the same number of threads, on cues that change from one
-repetition to the next. Times are medians, with the first and third quartile in brackets. A ratio
-says how many times as long a peer takes for one cue, in the same process. *Stream* is the time
-to read the packed addresses and do nothing else, the floor under every scan of all locations.
+Every time below belongs to a result that was first found equal to a reference: plain NumPy for the
+binary memories (a library whose hard addresses cannot be set must give back what was stored), the
+plain formula in float64, gradients included, for layers and attention. Contender and peers run in
+turns in one process, with the same number of threads, on inputs that change from one repetition to
+the next. Times are medians, with the first and third quartile in brackets. A ratio says how many
+times as long a peer takes for one cue or token, in the same process. *Stream* is the time to read
+the packed addresses and do nothing else, the floor under every scan of all locations.
 
 Made by `make bench` and `python -m benchmarks.table`. Peers: the libraries of the extra `bench`, as
 they install; `sdm` compiles C and needs Debian's `opencl-headers`, `ocl-icd-opencl-dev` and
@@ -53,14 +56,18 @@ def page(lines: Sequence[Line]) -> str:
     asked = Lines(lines)
     parts = [_INTRODUCTION, _machine(lines), _targets(asked), _scan(asked)]
     parts += [_operation(asked, name) for name in ("write", "read", "recall")]
-    parts += [_small(asked), _build(asked), _left_out(lines), _figures(lines)]
+    parts += [_small(asked), _build(asked), *layer_sections(asked)]
+    parts += [_left_out(lines), _figures(lines)]
     return "\n".join(part for part in parts if part)
 
 
 def _machine(lines: Sequence[Line]) -> str:
-    line = next((line for line in lines if line["case"] == "machine"), None)
-    if line is None:
-        return ""
+    machines = [line for line in lines if line["case"] == "machine"]
+    told = [_machine_of(line, lines) for line in machines]
+    return "\n".join(dict.fromkeys(told))
+
+
+def _machine_of(line: Line, lines: Sequence[Line]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items())
     threads = sorted({other["threads"] for other in lines if "threads" in other})
     memory = f"{line['memory_bytes'] / 1e9:.0f} GB" if line["memory_bytes"] else "unknown"
@@ -73,7 +80,7 @@ def _machine(lines: Sequence[Line]) -> str:
 def _targets(lines: Lines) -> str:
     said = {True: "yes", False: "**no**", None: "–"}
     rows = [(one.what, one.wanted, one.measured, said[one.is_met]) for one in targets(lines)]
-    return _section("Targets", ("target, at 10⁶ × 1,000 bits", "wanted", "measured", "met"), rows)
+    return section("Targets", ("target, at 10⁶ × 1,000 bits", "wanted", "measured", "met"), rows)
 
 
 def _scan(lines: Lines) -> str:
@@ -83,10 +90,10 @@ def _scan(lines: Lines) -> str:
         facts = {"operation": "scan", "n_locations": n_locations, "batch": batch}
         ours = lines.find(entry="pentti", **facts)
         theirs = [lines.find(entry=peer, **facts) for peer in peers]
-        rows.append((f"{n_locations:,}", f"{batch}", *_own(ours), *map(_beside, theirs)))
+        rows.append((f"{n_locations:,}", f"{batch}", *own(ours), *map(beside, theirs)))
     note = "1,000 bits, radius 451. numkong gives distances only; a loop takes one cue at a time.\n"
     header = ("locations", "cues", "pentti, ms", "× stream", *peers)
-    return _section("Scan: which locations are within the radius", header, rows, note)
+    return section("Scan: which locations are within the radius", header, rows, note)
 
 
 def _operation(lines: Lines, operation: str) -> str:
@@ -95,14 +102,14 @@ def _operation(lines: Lines, operation: str) -> str:
     for n_locations, batch in _sizes(lines, operation):
         facts = {"operation": operation, "n_locations": n_locations, "batch": batch}
         ours = [lines.find(entry=f"pentti {name}", **facts) for name in ("int8", "int16")]
-        row = [f"{n_locations:,}", f"{batch}", *_own(ours[0]), _time(ours[1])]
-        row += [_time(lines.find(entry=f"{part} int8", **facts))] if part else []
+        row = [f"{n_locations:,}", f"{batch}", *own(ours[0]), time(ours[1])]
+        row += [time(lines.find(entry=f"{part} int8", **facts))] if part else []
         row.append(f"{ours[0]['per_second']:,.0f}" if ours[0] else "–")
-        rows.append((*row, *(_beside(lines.find(entry=peer, **facts)) for peer in peers)))
+        rows.append((*row, *(beside(lines.find(entry=peer, **facts)) for peer in peers)))
     header = ["locations", "cues", "int8, ms", "× stream", "int16, ms"]
     header += [f"{part} alone, ms"] if part else []
     header += ["int8, per second", *peers]
-    return _section(operation.capitalize(), header, rows)
+    return section(operation.capitalize(), header, rows)
 
 
 def _small(lines: Lines) -> str:
@@ -111,9 +118,9 @@ def _small(lines: Lines) -> str:
         line = lines.find(case="small", entry=name)
         if line is not None:
             rate = f"{line['per_second']:,.0f}"
-            rows.append((name, f"{line['n_cues']}", _time(line), rate, _ratio(line)))
+            rows.append((name, f"{line['n_cues']}", time(line), rate, ratio(line)))
     header = ("", "cues at a time", "ms", "reads per second", "ratio")
-    return _section("Small: 20,000 locations of 256 bits, radius 105", header, rows)
+    return section("Small: 20,000 locations of 256 bits, radius 105", header, rows)
 
 
 def _build(lines: Lines) -> str:
@@ -126,28 +133,35 @@ def _build(lines: Lines) -> str:
             rows.append((f"{n_locations:,}", f"{line['median_s']:.3f}", *sizes))
     header = ("locations", "s", "tensors, MB", "process once made", "once filled", "at its peak")
     note = "1,000-bit words, int8 counters; what the process grew by, in MB.\n"
-    return _section("Build", header, rows, note)
+    return section("Build", header, rows, note)
 
 
 def _left_out(lines: Iterable[Line]) -> str:
     excuses = [
-        (line["case"], f"{line['n_locations']:,}", line["entry"], line[key])
+        (line["case"], line["operation"], _size(line), f"{line['batch']}", line["entry"], line[key])
         for line in lines
         for key in ("skipped", "error")
         if key in line
     ]
-    return _section("Without a time", ("case", "locations", "who", "why"), excuses)
+    header = ("case", "operation", "size", "batch", "who", "why")
+    return section("Without a time", header, excuses)
 
 
 def _figures(lines: Iterable[Line]) -> str:
-    keys = ("operation", "n_locations", "batch", "entry", "n_cues", "repetitions")
+    keys = ("batch", "entry", "n_cues", "repetitions")
     rows = []
     for line in lines:
         if "median_s" in line:
+            what = (line["case"], line["operation"], _size(line), *(f"{line[key]}" for key in keys))
             times = (f"{1e3 * line[f'{key}_s']:.3f}" for key in ("min", "q1", "median", "q3"))
-            rows.append((*(f"{line[key]}" for key in keys), *times, _ratio(line)))
-    header = ("operation", "locations", "batch", "who", "cues", "repetitions")
-    return _section("All figures", (*header, "min, ms", "q1", "median", "q3", "ratio"), rows)
+            rows.append((*what, *times, ratio(line)))
+    header = ("case", "operation", "size", "batch", "who", "cues", "repetitions")
+    return section("All figures", (*header, "min, ms", "q1", "median", "q3", "ratio"), rows)
+
+
+def _size(line: Line) -> str:
+    """Locations, or the length of a sequence."""
+    return f"{line.get('n_locations', line.get('length', 0)):,}"
 
 
 def _sizes(lines: Lines, operation: str) -> list[tuple[int, int]]:
@@ -159,49 +173,14 @@ def _sizes(lines: Lines, operation: str) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _own(line: Line | None) -> Iterator[str]:
-    yield _time(line)
-    yield _digits(line["median_s"] / line["stream_s"]) if line and "stream_s" in line else "–"
-
-
-def _time(line: Line | None) -> str:
-    if line is None:
-        return "–"
-    low, middle, high = (1e3 * line[key] for key in ("q1_s", "median_s", "q3_s"))
-    return f"{_digits(middle)} ({_digits(low)}–{_digits(high)})"
-
-
-def _beside(line: Line | None) -> str:
-    return "–" if line is None else f"{_digits(1e3 * line['median_s'])} ({_ratio(line)})"
-
-
-def _ratio(line: Line) -> str:
-    return f"{_digits(line['ratio'])} ×" if "ratio" in line else "–"
-
-
-def _digits(value: float) -> str:
-    """Three significant digits or all before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _section(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
-) -> str:
-    if not rows:
-        return ""
-    table = [header, ["---"] * len(header), *rows]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in table)
-    return f"## {title}\n\n{note}\n{text}\n" if note else f"## {title}\n\n{text}\n"
-
-
 def _main(arguments: Sequence[str]) -> int:
-    if len(arguments) != 1:
-        print("benchmarks.table: give one results file", file=sys.stderr)
+    if not arguments:
+        print("benchmarks.table: give a results file", file=sys.stderr)
         return 2
     try:
-        lines = read_lines(Path(arguments[0]))
+        lines = [line for name in arguments for line in read_lines(Path(name))]
     except (OSError, ValueError) as error:
-        print(f"benchmarks.table: cannot read {arguments[0]}: {error}", file=sys.stderr)
+        print(f"benchmarks.table: cannot read {', '.join(arguments)}: {error}", file=sys.stderr)
         return 2
     print(page(lines), end="")
     return 0

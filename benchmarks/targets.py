@@ -37,10 +37,12 @@ class Lines:
         self.all = lines
 
     def find(self, **facts: object) -> Line | None:
-        """The first line that was timed and says all this; `beside` names one of its peers."""
+        """The first line with figures that says all this; `beside` names one of its peers."""
         beside = facts.pop("beside", None)
         for line in self.all:
-            if "median_s" not in line or (beside is not None and beside not in line["beside"]):
+            if not line.keys() & {"median_s", "peak_bytes"}:
+                continue
+            if beside is not None and beside not in line["beside"]:
                 continue
             if all(line.get(name) == value for name, value in facts.items()):
                 return line

@@ -23,11 +23,13 @@ class Patience:
         repetitions: At least so many of each entry,
         seconds: and for at least so long;
         limit_s: but an entry that takes longer than this stops at three.
+        warms: Whether each entry runs once more, untimed, after it was checked.
     """
 
     repetitions: int = 5
     seconds: float = 1.0
     limit_s: float = 20.0
+    warms: bool = True
 
     def is_enough(self, times: list[float]) -> bool:
         total = sum(times)
@@ -100,7 +102,7 @@ def _fault(entry: Entry) -> str | None:
     try:
         fault = entry.fault(entry.run(0))
     except Exception as error:  # noqa: BLE001 a peer may raise anything; the run goes on
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     finally:
         entry.reset()
     return None if fault is None else f"wrong result: {fault}"
@@ -110,7 +112,7 @@ def _in_turns(entries: list[Entry], patience: Patience) -> dict[str, list[float]
     """Times of all entries, in rounds: each runs once, or as often as its share of time allows."""
     times: dict[str, list[float]] = {entry.name: [] for entry in entries}
     share_s = patience.seconds / patience.repetitions
-    for entry in entries:
+    for entry in entries if patience.warms else []:
         entry.run(0)
     while any(not patience.is_enough(own) for own in times.values()):
         for entry in entries:
