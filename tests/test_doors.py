@@ -59,7 +59,8 @@ def test_every_public_function_documents_its_arguments_and_errors():
             if decorated & {"app.command()", "intrinsic"} or "custom_op" in str(decorated):
                 continue
             arguments = [a.arg for a in (*node.args.args, *node.args.kwonlyargs)]
-            plain = path.name in ("__init__.py", "loops.py", "orders.py")  # documented beside the definition
+            # documented beside the definition
+            plain = path.name in ("__init__.py", "loops.py", "orders.py")
             if {*arguments} - {"self", "cls"} and not plain:
                 assert "Args:" in text, where
                 seen += 1

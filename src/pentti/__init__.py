@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pentti import bits, decoders, theory
+    from pentti import bits, decoders, nn, theory
     from pentti.activation import Activation
     from pentti.decoders import (
         CosineCap,
@@ -42,6 +42,7 @@ __all__ = [
     "StoreError",
     "bits",
     "decoders",
+    "nn",
     "theory",
 ]
 

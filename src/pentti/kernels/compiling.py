@@ -15,7 +15,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 
     Args:
         function: A loop in the words that numba knows.
-        options: More for `numba.njit`.
+        **options: More for `numba.njit`.
 
     Returns:
         The compiled function.

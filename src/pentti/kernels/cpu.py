@@ -375,11 +375,10 @@ def _scatter_small(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_row
 def _scatter(
     entry: Array, starts: Array, slots: Array, weights_BK: Tensor, x_BD: Tensor, sums: Array
 ) -> None:
-    weights, x = weights_BK.contiguous().numpy().ravel(), x_BD.contiguous().numpy()
-    n_per_entry = weights_BK.shape[1]
+    weights, x = weights_BK.contiguous().numpy(), x_BD.contiguous().numpy()
 
     def scatter(low: int, high: int) -> None:
-        loops.scatter_sorted(entry, starts, slots, low, high, n_per_entry, weights, x, sums)
+        loops.scatter_sorted(entry, starts, slots, low, high, weights, x, sums)
 
     over_ranges(scatter, len(slots), len(entry) * x.shape[1] >= _GATHER_WORK)
 

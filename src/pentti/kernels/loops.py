@@ -2,8 +2,9 @@
 
 Numba compiles loops well but has no vectors, saturating addition, bit scan or prefetch. The
 intrinsics here write LLVM's portable code for them directly, which LLVM turns into AVX-512
-VPOPCNTDQ, AVX2, NEON or whatever the machine has. They stand beside the loops that use them, because
-numba looks at the age of this file to tell whether the code that it keeps on disk is still good.
+VPOPCNTDQ, AVX2, NEON or whatever the machine has. They stand beside the loops that use them,
+because numba looks at the age of this file to tell whether the code that it keeps on disk is still
+good.
 """
 
 from __future__ import annotations
@@ -433,14 +434,15 @@ def dot_rows(contents, low, high, locations, x, dots):
 
 
 @reassociating
-def scatter_sorted(entry, starts, slots, low, high, n_per_entry, weights, x, sums):
+def scatter_sorted(entry, starts, slots, low, high, weights, x, sums):
     """Sum the weighted entries of each row in a range of rows, into its slot."""
-    width = x.shape[1]
+    width, n_per_entry = x.shape[1], weights.shape[1]
     for r in range(low, high):
         total = sums[slots[r]]
         total[:] = 0
         for e in range(starts[r], starts[r + 1]):
-            step, weight = x[entry[e] // n_per_entry], weights[entry[e]]
+            b = entry[e] // n_per_entry
+            step, weight = x[b], weights[b, entry[e] - b * n_per_entry]
             for d in range(width):
                 total[d] += weight * step[d]
 
@@ -561,9 +563,9 @@ def _least_keys(keys, n, k, limits, slack, few, sums, sum_bits, least):
 
 @compiled
 def _best(keys, n, k, least, limits, few, where, order):
-    """The places of the k largest of the keys from `least` up, best first; gives how many there are.
+    """The places of the k largest of the keys from `least` up; gives how many such keys there are.
 
-    Of equal ones the first comes first.
+    The best comes first, and of equal ones that which is further left.
     """
     lanes = _VECTOR_BITS // (8 * keys.itemsize)
     least = max(least, limits[0] + keys.dtype.type(1))  # padding has the smallest key

@@ -1,17 +1,33 @@
 """PyTorch layers: a memory with learned hard locations, local attention, and models of both."""
 
+from pentti.nn import local
 from pentti.nn.annealing import AnnealedTopK
+from pentti.nn.block import TransformerBlock
+from pentti.nn.config import PenttiConfig
+from pentti.nn.feed_forward import SwiGLU
+from pentti.nn.fusion import FusionLayer
 from pentti.nn.groups import parameter_groups
+from pentti.nn.hybrid import HybridSparseAttention
 from pentti.nn.rowwise import RowwiseAdagrad
 from pentti.nn.sdm import MemoryOutput, SDMLayer, implied_beta
+from pentti.nn.transformer import ParameterCount, PenttiTransformer, TransformerOutput
 from pentti.nn.utilisation import Utilisation
 
 __all__ = [
     "AnnealedTopK",
+    "FusionLayer",
+    "HybridSparseAttention",
     "MemoryOutput",
+    "ParameterCount",
+    "PenttiConfig",
+    "PenttiTransformer",
     "RowwiseAdagrad",
     "SDMLayer",
+    "SwiGLU",
+    "TransformerBlock",
+    "TransformerOutput",
     "Utilisation",
     "implied_beta",
+    "local",
     "parameter_groups",
 ]

@@ -140,6 +140,8 @@ class SDMLayer(nn.Module):
     def utilisation(self) -> Utilisation:
         """Which locations were read in training mode, since the last `reset_utilisation`.
 
+        A padded token is read as any other.
+
         Returns:
             Shares, entropy and counts.
         """
