@@ -488,35 +488,49 @@ def best_cells(scores, score_bits, low, high, limits, slack, sums, sum_bits, pai
     keys = np.empty((2, n + _PADDING), dtype=score_bits.dtype)
     few = np.empty(max(n, len(sums)) + _PADDING, dtype=score_bits.dtype)
     where = np.empty(len(few), dtype=np.int64)
-    order = np.empty((2, kept + 1), dtype=np.int64)
-    best, cells = np.empty(k + 1, dtype=np.int64), np.empty((2, len(few)), dtype=np.int64)
+    order, n_tops = np.empty((2, kept + 1), dtype=np.int64), np.empty(2, dtype=np.int64)
+    best, cells = np.empty(k + 1, dtype=np.int64), np.empty((2, len(few)), dtype=np.int32)
     sum_keys = np.empty(len(few), dtype=score_bits.dtype)
     least = np.empty(2, dtype=score_bits.dtype)
+    tops = np.empty((2, kept), dtype=scores.dtype)
+    # Cell (a, b) is the corner of a rectangle of (a + 1)(b + 1) cells at least as good: fewer than k
+    # others for b < reach[a], and k or more from b = corner[a] on.
+    corner, reach = np.empty(k, dtype=np.int64), np.empty(k, dtype=np.int64)
+    for a in range(k):
+        corner[a], reach[a] = (k - 1) // (a + 1), k // (a + 1)
     for r in range(low, high):
         for side in range(2):
             _as_keys(scores[side, r], score_bits[side, r], limits, keys[side])
-        _least_keys(keys, n, k, limits, slack, few, sums, sum_bits, least)
-        n_first = min(kept, _best(keys[0], n, kept, least[0], limits, few, where, order[0]))
-        n_second = min(kept, _best(keys[1], n, kept, least[1], limits, few, where, order[1]))
-        first, second = scores[0, r], scores[1, r]
-        bound = -np.inf
-        for a in range(n_first):
-            if (k - 1) // (a + 1) < n_second:
-                bound = max(bound, first[order[0, a]] + second[order[1, (k - 1) // (a + 1)]])
-        n_cells = 0
-        for a in range(n_first):
-            score = first[order[0, a]]
-            for b in range(min(n_second, k // (a + 1))):  # others have k better ones before them
-                total = score + second[order[1, b]]
-                if total < bound:
-                    break
-                sums[n_cells], cells[0, n_cells], cells[1, n_cells] = total, a, b
-                n_cells += 1
+        _least_keys(keys, n, corner, limits, slack, few, sums, sum_bits, least)
+        for side in range(2):
+            found = _best(keys[side], n, kept, least[side], limits, few, where, order[side])
+            n_tops[side] = min(kept, found)
+            for a in range(n_tops[side]):
+                tops[side, a] = scores[side, r, order[side, a]]
+        n_cells = _sum_cells(tops[0, : n_tops[0]], tops[1, : n_tops[1]], corner, reach, sums, cells)
         _as_keys(sums[:n_cells], sum_bits[:n_cells], limits, sum_keys)
         _best(sum_keys, n_cells, k, limits[0], limits, few, where, best)
         for c in range(k):
             pairs[0, r, c] = order[0, cells[0, best[c]]]
             pairs[1, r, c] = order[1, cells[1, best[c]]]
+
+
+@compiled
+def _sum_cells(first, second, corner, reach, sums, cells):
+    """The sums that can be among the k best, of two falling lists; gives how many there are."""
+    bound = first.dtype.type(-np.inf)
+    for a in range(len(first)):
+        if corner[a] < len(second):
+            bound = max(bound, first[a] + second[corner[a]])
+    n_cells = 0
+    for a in range(len(first)):
+        if first[a] + second[0] < bound:
+            break
+        for b in range(min(len(second), reach[a])):
+            total = first[a] + second[b]
+            sums[n_cells], cells[0, n_cells], cells[1, n_cells] = total, a, b
+            n_cells += not total < bound
+    return n_cells
 
 
 @compiled
@@ -533,8 +547,9 @@ def _as_keys(values, value_bits, limits, keys):
 
 
 @compiled
-def _least_keys(keys, n, k, limits, slack, few, sums, sum_bits, least):
+def _least_keys(keys, n, corner, limits, slack, few, sums, sum_bits, least):
     """For each side the least key that one of the k best cells can have."""
+    k = len(corner)
     least[:] = limits[0]
     lanes = _VECTOR_BITS // (8 * keys.itemsize)
     groups = lanes
@@ -550,9 +565,9 @@ def _least_keys(keys, n, k, limits, slack, few, sums, sum_bits, least):
         for g in range(groups):
             place = side * groups + _rank(few, groups // lanes, g)
             sum_bits[place] = few[g] if few[g] >= 0 else few[g] ^ limits[1]
-    bound = -np.inf
-    for a in range(k):  # the corner of a rectangle of k cells, all of which reach it
-        bound = max(bound, sums[a] + sums[groups + (k - 1) // (a + 1)])
+    bound = sums.dtype.type(-np.inf)
+    for a in range(k):
+        bound = max(bound, sums[a] + sums[groups + corner[a]])
     for side in range(2):
         other = sums[(1 - side) * groups]
         sums[2 * groups] = bound - other - slack * (abs(bound) + abs(other))
