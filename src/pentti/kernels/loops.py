@@ -493,8 +493,8 @@ def best_cells(scores, score_bits, low, high, limits, slack, sums, sum_bits, pai
     sum_keys = np.empty(len(few), dtype=score_bits.dtype)
     least = np.empty(2, dtype=score_bits.dtype)
     tops = np.empty((2, kept), dtype=scores.dtype)
-    # Cell (a, b) is the corner of a rectangle of (a + 1)(b + 1) cells at least as good: fewer than k
-    # others for b < reach[a], and k or more from b = corner[a] on.
+    # Cell (a, b) is the corner of a rectangle of (a + 1)(b + 1) cells, all at least as good: fewer
+    # than k others for b < reach[a], and k or more with it from b = corner[a] on.
     corner, reach = np.empty(k, dtype=np.int64), np.empty(k, dtype=np.int64)
     for a in range(k):
         corner[a], reach[a] = (k - 1) // (a + 1), k // (a + 1)
