@@ -13,6 +13,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -64,9 +65,18 @@ class Text:
     batch: int
     length: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens that a piece may have, so that the held-out part has one."""
+        return len(self.source) - self._border - 2
+
+    @property
+    def _border(self) -> int:
+        return len(self.source) * 7 // 8
+
     def piece(self, generator: torch.Generator, *, held_out: bool = False) -> Tensor:
         """Token ids (batch, length + 1) from random places; the last eighth is held out."""
-        border, last = len(self.source) * 7 // 8, self.length + 1
+        border, last = self._border, self.length + 1
         low, high = (border, len(self.source)) if held_out else (0, border)
         starts = torch.randint(low, high - last, (self.batch, 1), generator=generator)
         return self.source[starts + torch.arange(last)].long()
@@ -129,7 +139,7 @@ def _lines(name: str, text: Text, steps: int, note: Callable[[str], None]) -> It
     line["loss_before"] = large.held_out(text)
     times = [_timed(large, text, note, f"{name}: step") for _ in range(_WARM_UP + steps)]
     line |= summary(times[_WARM_UP:], text.batch * text.length)
-    line["peak_bytes"] = machine.resident_bytes()[1]
+    line["peak_bytes"] = _peak_bytes()
     line["loss_after"] = large.held_out(text)
     yield line
     if config.n_locations > SMALL or name == "tiny":
@@ -176,6 +186,13 @@ def _described(name: str, config: PenttiConfig, one: Trained) -> Line:
     }
 
 
+def _peak_bytes() -> int | None:
+    try:
+        return machine.resident_bytes()[1]
+    except OSError:  # a system that does not tell; the rest is worth having
+        return None
+
+
 def _timed(one: Trained, text: Text, note: Callable[[str], None], what: str) -> float:
     start = time.perf_counter()
     one.step(text)
@@ -197,14 +214,19 @@ def main(
 ) -> None:
     """Train a model for a few steps, and write down its size, time, memory and loss."""
     if parameters not in MODELS:
-        print(f"scale: --parameters must be one of {', '.join(MODELS)}", file=sys.stderr)
+        wanted = ", ".join(MODELS)
+        print(f"scale: --parameters must be one of {wanted}, got {parameters}", file=sys.stderr)
         raise typer.Exit(2)
     torch.set_num_threads(threads)
     text = Text(standard_library(), batch, length)
+    if length > text.longest:
+        print(f"scale: --length must be at most {text.longest}", file=sys.stderr)
+        raise typer.Exit(2)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", encoding="utf-8") as file, console.status("") as status:
-            for line in (machine.describe(), *_lines(parameters, text, steps, status.update)):
+            trained = _lines(parameters, text, steps, status.update)  # one by one, as they come
+            for line in chain([machine.describe()], trained):
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 print(json.dumps(line))

@@ -200,6 +200,12 @@ def test_a_block_takes_a_memory_for_its_feed_forward(generator):
         (lambda: TransformerBlock(0, Zero()), "TransformerBlock: `dim` must be"),
         (lambda: TransformerBlock(6, Zero(), dropout=1), "TransformerBlock: `dropout` must be bel"),
         (lambda: TransformerBlock(6, Zero(), dropout=-1), r"`dropout` must be in \[0.0, 1.0\], go"),
+        (lambda: FusionLayer(6, Zero(), 5), "FusionLayer: `memory` must be a torch module, got 5"),
+        (lambda: FusionLayer(6, Zero(), Zero(), per_channel=3), "`per_channel` must be one of Fal"),
+        (
+            lambda: TransformerBlock(6, None),
+            "TransformerBlock: `mixer` must be a torch module, got",
+        ),
         (lambda: SwiGLU(0), "SwiGLU: `dim` must be"),
         (lambda: SwiGLU(6, 0), "SwiGLU: `factor` must be above 0, got 0"),
     ],
@@ -207,3 +213,74 @@ def test_a_block_takes_a_memory_for_its_feed_forward(generator):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ArgumentError, match=message):
         make()
+
+
+class Wrapped(nn.Module):
+    """Hands everything on, as compiled and checkpointed modules do."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, *args, **more):
+        return self.inside(*args, **more)
+
+    def new_cache(self, batch):
+        return self.inside.new_cache(batch)
+
+
+def test_a_wrapped_mixer_still_gets_mask_and_cache(compiler, generator):
+    attention, known = Attention(16, 2), memory()
+    plain = FusionLayer(16, attention, known).requires_grad_(False)
+    wrapped = FusionLayer(16, Wrapped(attention), compiler(known, backend="eager"))
+    wrapped.requires_grad_(False)
+    x, mask = torch.randn(2, 5, 16, generator=generator), torch.ones(2, 5, dtype=torch.bool)
+    mask[0, :2] = False
+    torch.testing.assert_close(wrapped(x, token_mask=mask), plain(x, token_mask=mask))
+    cache = wrapped.new_cache(2)
+    parts = [wrapped(part, cache=cache).output for part in x.split(1, 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), plain(x).output, atol=1e-6, rtol=1e-5)
+
+
+def test_another_mixer_in_the_same_place_is_asked_anew(generator):
+    block = TransformerBlock(16, nn.Identity())
+    block.mixer = Attention(16, 2)
+    x, mask = torch.randn(2, 5, 16, generator=generator), torch.ones(2, 5, dtype=torch.bool)
+    mask[0, :2] = False
+    padded = block(x, token_mask=mask).output[0, 2:]
+    torch.testing.assert_close(padded, block(x[:1, 2:]).output[0])
+    block.mixer = nn.Identity()
+    assert block(x, token_mask=mask).output.shape == x.shape
+
+
+def test_what_takes_a_cache_must_make_one():
+    class Forgetful(nn.Module):
+        def forward(self, x, cache=None):
+            return x if cache is None else cache + x
+
+    with pytest.raises(ArgumentError, match="Forgetful: `new_cache` must be a method where `forw"):
+        TransformerBlock(6, Forgetful()).new_cache(2)
+
+
+@pytest.mark.parametrize("make", [hybrid, lambda: TransformerBlock(16, memory())])
+def test_bad_tokens_masks_and_caches_are_named(make):
+    layer, x = make(), torch.zeros(2, 5, 16)
+    for given, more, message in (
+        ([1.0], {}, r"`x_BLD` must be a tensor of shape \(…, 16\), got list"),
+        (x[..., :7], {}, r"`x_BLD` must be a tensor of shape \(…, 16\), got torch.Size\(\[2, 5, 7"),
+        (x, {"token_mask": [[True]]}, "`token_mask` must be a bool tensor, got a list"),
+        (x, {"token_mask": torch.ones(2, 5)}, "`token_mask` must be a bool tensor, got a torch.fl"),
+        (
+            x,
+            {"token_mask": torch.ones(2, 3, dtype=torch.bool)},
+            r"`token_mask` must have the shape \(2, 5\) of the tokens, got \(2, 3\)",
+        ),
+        (
+            x,
+            {"token_mask": torch.ones(2, 5, dtype=torch.bool, device="meta")},
+            "`token_mask` must be on cpu, got meta",
+        ),
+        (x, {"cache": {}}, "`cache` must come from `new_cache`, got a dict"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            layer(given, **more)

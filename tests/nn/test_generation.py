@@ -108,7 +108,8 @@ def test_nothing_more_is_nothing():
 def test_arrays_lists_and_tensors_are_prompts():
     made = model()
     expected = made.generate([3, 1, 4], 5, temperature=0)
-    for prompt in (torch.tensor([3, 1, 4], dtype=torch.uint8), (3, 1, 4)):
+    scalars = [torch.tensor(3), torch.tensor(1), torch.tensor(4)]
+    for prompt in (torch.tensor([3, 1, 4], dtype=torch.uint8), (3, 1, 4), scalars):
         assert torch.equal(made.generate(prompt, 5, temperature=0), expected)
     nested = [torch.tensor([3, 1, 4]), torch.tensor([3, 1, 4]).numpy(), [3, 1, 4]]
     assert torch.equal(torch.stack(made.generate(nested, 5, temperature=0)), expected.expand(3, 5))
@@ -192,12 +193,15 @@ def test_generation_keeps_no_graph():
     assert torch.is_grad_enabled()
 
 
-def test_nan_is_told_and_not_drawn():
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_and_infinity_are_told_and_not_drawn(value, temperature):
     made = model()
     with torch.no_grad():
-        made.norm.weight[0] = math.nan
-    with pytest.raises(ArgumentError, match="must lead to logits that are numbers, got nan"):
-        made.generate([3, 1, 4], 5, temperature=0)
+        made.norm.weight[0] = value
+        made.head.weight[:, 0] = 1
+    with pytest.raises(ArgumentError, match=f"lead to logits that are numbers, got -?{value}"):
+        made.generate([3, 1, 4], 5, temperature=temperature)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +225,8 @@ def test_nan_is_told_and_not_drawn():
         ([1], {"top_k": 12}, r"`top_k` must be in \[1, 11\], got 12"),
         ([1], {"top_p": 0.0}, r"`top_p` must be in \(0, 1\], got 0.0"),
         ([1], {"top_p": 1.1}, r"`top_p` must be in \(0, 1\], got 1.1"),
+        ([1], {"stop": 5}, "`stop` must be a list of tokens, got 5"),
+        ([1], {"generator": 5}, "`generator` must be a torch.Generator, got 5"),
         ([1], {"stop": [11]}, r"`stop` must be in \[0, 10\], got 11"),
     ],
 )

@@ -313,3 +313,33 @@ def test_bad_tokens(form):
     ):
         with pytest.raises(ArgumentError, match=f"{name}: `token_mask` must {message}"):
             attention(x, token_mask=bad)
+
+
+def test_tokens_and_masks_elsewhere_are_named():
+    attention, x = local.SlidingWindowAttention(12, 2, window=3), torch.zeros(2, 5, 12)
+    with pytest.raises(ArgumentError, match="`x_BLD` must be on cpu, got meta"):
+        attention(x.to("meta"))
+    mask = torch.ones(2, 5, dtype=torch.bool, device="meta")
+    with pytest.raises(ArgumentError, match="`token_mask` must be on cpu, got meta"):
+        attention(x, token_mask=mask)
+
+
+def test_a_block_beyond_the_end_is_not_filled_up(generator):
+    """It would be a gigabyte for each of its tokens' numbers."""
+    attention = local.BigBirdAttention(
+        12, 2, block=10**9, n_random=2, n_global=1, causal=False
+    ).double()
+    x = tokens(2, 7, generator)
+    mask = torch.tensor([[True] * 7, [False, True, True, False, True, True, False]])
+    got = attention(x, token_mask=mask)
+    assert_same(attention, x, got, expected(attention, x, mask), generator)
+
+
+@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf])
+def test_a_spoilt_token_leaves_the_other_sequences_alone(form, causal, spoilt, generator):
+    attention, x = made(form, causal).float(), tokens(3, 67, generator).detach().float()
+    before = attention(x)
+    x[1, 40] = spoilt
+    after = attention(x)
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+    assert after[1, 40].isnan().all()

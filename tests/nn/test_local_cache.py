@@ -138,3 +138,36 @@ def test_bad_caches(generator):
     with pytest.raises(RuntimeError, match="`append` must come before `kept`"):
         attention.new_cache(2).kept()
     assert repr(attention.new_cache(2)) == "KeyValueCache(batch=2, length=0, n_kept=0)"
+
+
+def test_a_cache_of_another_attention_is_refused(generator):
+    one, other = local.Attention(12, 2), local.Attention(12, 3)
+    x = torch.randn(2, 5, 12, generator=generator)
+    with torch.no_grad():
+        cache = one.new_cache(2)
+        one(x, cache=cache)
+        with pytest.raises(
+            ArgumentError, match="`cache` must come from the `new_cache` of this at"
+        ):
+            other(x, cache=cache)
+        assert cache.length == 5
+
+
+def test_a_cache_goes_on_outside_inference_mode(attention, generator):
+    x = tokens(LENGTH, generator)
+    cache = attention.new_cache(3)
+    with torch.inference_mode():
+        parts = [attention(x[:, :40], cache=cache)]
+    parts += [attention(x[:, at : at + 1], cache=cache) for at in range(40, LENGTH)]
+    torch.testing.assert_close(torch.cat(parts, 1), attention(x), rtol=1e-11, atol=1e-13)
+
+
+def test_autocast_may_end_between_two_tokens(attention, generator):
+    attention, x = attention.float(), tokens(LENGTH, generator).float()
+    cache = attention.new_cache(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        first = attention(x[:, :40], cache=cache)
+    second = attention(x[:, 40:], cache=cache)
+    assert (first.dtype, second.dtype) == (torch.bfloat16, torch.float32)
+    whole = attention(x)[:, 40:]
+    assert (second - whole).abs().max() < 0.05 * whole.abs().max()

@@ -121,6 +121,7 @@ def test_a_flipped_bit_is_told(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[" * 100_000, r"config\.json: it is damaged \(no JSON\)"),
         ("{", r"config\.json: it is damaged \(no JSON\)"),
         ("[]", r"config\.json: it does not describe a pentti transformer"),
         ('{"model_type": "bert"}', r"config\.json: it does not describe a pentti transformer"),
@@ -175,3 +176,23 @@ def test_a_state_of_another_shape_is_told(folder):
     save_tensors(folder / "model.safetensors", "transformer", written, tensors)
     with pytest.raises(StoreError, match=r"it lacks norm\.weight and has the unknown colour"):
         PenttiTransformer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_locations": 50}, "ProductKeys: `n_locations` must be a square"),
+        ({"top_k": 50}, r"`top_k` must be in \[1, 49\], got 50"),
+        ({"memory_heads": 3}, "`dim` must be a multiple of 6"),
+    ],
+)
+def test_settings_that_make_no_model_are_told(folder, changed, message):
+    rewritten(folder, lambda written: written["settings"].update(changed))
+    with pytest.raises(StoreError, match=rf"cannot read .*model: .*{message}"):
+        PenttiTransformer.from_pretrained(folder)
+
+
+def test_a_model_comes_to_the_cpu_whatever_the_default(folder):
+    with torch.device("meta"):
+        again = PenttiTransformer.from_pretrained(folder)
+    assert torch.equal(again.embedding.weight, model().embedding.weight)

@@ -269,6 +269,11 @@ def test_a_state_goes_over_whole_or_not_at_all(generator):
         wide.load_state_dict(one.state_dict())
     with pytest.raises(StoreError, match=r"has the unknown head\.weight"):
         one.load_state_dict(two.state_dict())
+    misfit = {name: kept + 1 for name, kept in before.items()} | {"norm.weight": torch.ones(3)}
+    with pytest.raises(StoreError, match=r"norm\.weight has shape \(3,\), this model's has \(16,"):
+        two.load_state_dict(misfit, strict=False)
+    with pytest.raises(StoreError, match=r"cannot read the state: norm\.weight is no tensor"):
+        two.load_state_dict(before | {"norm.weight": 1})
     assert all(torch.equal(two.state_dict()[name], kept) for name, kept in before.items())
     assert two.load_state_dict(one.state_dict(), strict=False).missing_keys == ["head.weight"]
     tokens = ids(generator, 2, 7)
@@ -382,3 +387,13 @@ def test_unknown_settings_are_named():
         PenttiConfig.from_dict({name: value for name, value in SIZES.items() if name != "dim"})
     with pytest.raises(TypeError, match="colour"):
         PenttiTransformer(11, 16, 3, 2, 49, colour=1)
+
+
+def test_a_cache_of_another_model_is_refused():
+    made, ids = model(), torch.tensor([[3]])
+    with torch.no_grad():
+        for cache in (model(4).new_cache(1), [], 5):
+            with pytest.raises(ArgumentError, match="`cache` must come from `new_cache`, got a"):
+                made(ids, cache=cache)
+        with pytest.raises(ArgumentError, match="FusionLayer: `cache` must come from `new_cache`"):
+            made(ids, cache=model(memory_layers=()).new_cache(1))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pentti import checks
 from pentti.nn.feed_forward import SwiGLU
-from pentti.nn.mixing import Mixing, cache_of
+from pentti.nn.mixing import Mixing, cache_of, check_module
 from pentti.nn.sdm import MemoryOutput
 
 __all__ = ["TransformerBlock"]
@@ -29,7 +29,7 @@ class TransformerBlock(Mixing):
         dropout: Share of the values set to 0 before each sum while training, in [0, 1).
 
     Raises:
-        ArgumentError: if dim is below 1 or dropout out of range.
+        ArgumentError: if dim is below 1, dropout out of range, or a part is no module.
 
     Shapes:
         x (B, L, D) → output (B, L, D), meter (B, L): the memories' meters summed, 0 without one.
@@ -55,18 +55,19 @@ class TransformerBlock(Mixing):
         feed_forward: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        dim = checks.count("TransformerBlock", "dim", dim)
+        super().__init__(dim)
         share = checks.number("TransformerBlock", "dropout", dropout, 0.0, 1.0)
         if share == 1.0:
             checks.reject("TransformerBlock", "dropout", "be below 1", dropout)
         self.norm_mixer = nn.RMSNorm(dim, eps=1e-6)
-        self.mixer = mixer
+        self.mixer = check_module("TransformerBlock", "mixer", mixer)
         self.norm_feed_forward = nn.RMSNorm(dim, eps=1e-6)
-        self.feed_forward = SwiGLU(dim) if feed_forward is None else feed_forward
+        self.feed_forward = check_module(
+            "TransformerBlock",
+            "feed_forward",
+            SwiGLU(dim) if feed_forward is None else feed_forward,
+        )
         self.dropout = nn.Dropout(share)
-        self._learn("mixer", self.mixer)
-        self._learn("feed_forward", self.feed_forward)
 
     def forward(
         self, x_BLD: Tensor, *, token_mask: Tensor | None = None, cache: Any = None
@@ -81,8 +82,11 @@ class TransformerBlock(Mixing):
 
         Returns:
             The output (B, L, D) and the meter (B, L).
+
+        Raises:
+            ArgumentError: if a shape or dtype does not fit, or the cache is not its own.
         """
-        of_mixer, of_feed_forward = (None, None) if cache is None else cache
+        of_mixer, of_feed_forward = self._check(x_BLD, token_mask, cache)
         mixed = self._mix("mixer", self.mixer, self.norm_mixer(x_BLD), token_mask, of_mixer)
         x_BLD = x_BLD + self.dropout(mixed.output)
         normed = self.norm_feed_forward(x_BLD)

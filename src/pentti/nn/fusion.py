@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pentti import checks
-from pentti.nn.mixing import Mixing, cache_of
+from pentti.nn.local.base import flag
+from pentti.nn.mixing import Mixing, cache_of, check_module
 from pentti.nn.sdm import MemoryOutput
 
 __all__ = ["FusionLayer"]
@@ -30,7 +31,7 @@ class FusionLayer(Mixing):
         start: The gate at the start, in (0, 1).
 
     Raises:
-        ArgumentError: if dim is below 1 or start out of range.
+        ArgumentError: if dim is below 1, start out of range, or a part is no module.
 
     Shapes:
         x (B, L, D) → output (B, L, D), meter (B, L).
@@ -55,16 +56,14 @@ class FusionLayer(Mixing):
         per_channel: bool = True,
         start: float = 0.9,
     ) -> None:
-        super().__init__()
-        dim = checks.count("FusionLayer", "dim", dim)
+        super().__init__(dim)
         start = checks.probability("FusionLayer", "start", start)
-        self.local = local
-        self.memory = memory
+        self.local = check_module("FusionLayer", "local", local)
+        self.memory = check_module("FusionLayer", "memory", memory)
+        per_channel = flag("FusionLayer", "per_channel", per_channel)
         self.gate_weight = nn.Linear(dim, dim if per_channel else 1)
         nn.init.zeros_(self.gate_weight.weight)
         nn.init.constant_(self.gate_weight.bias, math.log(start / (1 - start)))
-        self._learn("local", local)
-        self._learn("memory", memory)
 
     def gate(self, x_BLD: Tensor) -> Tensor:
         """How much of the local output goes in: 1 is all of it, 0 is the memory alone.
@@ -90,8 +89,11 @@ class FusionLayer(Mixing):
 
         Returns:
             The output (B, L, D) and the memory's meter (B, L).
+
+        Raises:
+            ArgumentError: if a shape or dtype does not fit, or the cache is not its own.
         """
-        of_local, of_memory = (None, None) if cache is None else cache
+        of_local, of_memory = self._check(x_BLD, token_mask, cache)
         if token_mask is not None:  # whatever stands there, were it NaN, goes nowhere
             x_BLD = torch.where(token_mask[..., None], x_BLD, 0)
         local = self._mix("local", self.local, x_BLD, token_mask, of_local)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class LanguageModel(nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
-        stop: Sequence[int] = (),
+        stop: Iterable[int] = (),
         generator: torch.Generator | None = None,
     ) -> Tensor | list[Tensor]:
         """Continue each prompt.
@@ -94,7 +94,7 @@ class LanguageModel(nn.Module, ABC):
 
         Raises:
             ArgumentError: if a prompt is empty, an id is out of the vocabulary, or an option is
-                out of range; if the logits are NaN.
+                out of range; if the logits are NaN or infinite.
         """
         steps = list(
             self.stream(
@@ -122,7 +122,7 @@ class LanguageModel(nn.Module, ABC):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float = 1.0,
-        stop: Sequence[int] = (),
+        stop: Iterable[int] = (),
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """Continue each prompt, and give every token as soon as it is there.
@@ -155,9 +155,13 @@ class LanguageModel(nn.Module, ABC):
         top_p = checks.number(where, "top_p", top_p, -math.inf, math.inf)
         if not 0 < top_p <= 1:
             checks.reject(where, "top_p", "be in (0, 1]", top_p)
+        if not isinstance(generator, torch.Generator | None):
+            checks.reject(where, "generator", "be a torch.Generator", generator)
         if generator is not None and generator.device.type != ids.device.type:
             got = checks.Words(str(generator.device))
             checks.reject(where, "generator", f"be on {ids.device}", got)
+        if not isinstance(stop, Iterable):
+            checks.reject(where, "stop", "be a list of tokens", stop)
         ends = [checks.integer(where, "stop", end, 0, self.vocab_size - 1) for end in stop]
         how = Sampling(temperature, top_k, top_p, generator)
         cache = self.new_cache(len(ids))
@@ -194,9 +198,10 @@ class LanguageModel(nn.Module, ABC):
     def _next(self, ids: Tensor, mask: Tensor | None, cache: Any, how: Sampling) -> Tensor:
         with _evaluating(self):
             logits = self.next_logits(ids, token_mask=mask, cache=cache)
-        if logits.isnan().any():
-            where = f"{type(self).__name__}.generate"
-            checks.reject(where, "prompt_ids", "lead to logits that are numbers", math.nan)
+        highest = logits.amax(-1)  # NaN where any is
+        if not highest.isfinite().all():
+            where, got = f"{type(self).__name__}.generate", highest[~highest.isfinite()][0].item()
+            checks.reject(where, "prompt_ids", "lead to logits that are numbers", got)
         return sampled(logits, how)
 
 

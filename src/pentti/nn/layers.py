@@ -90,8 +90,6 @@ def local_mixer(config: PenttiConfig, layer: int) -> nn.Module:
     """
     kind, settings = _KINDS[config.local]
     given = {argument: getattr(config, name) for argument, name in settings.items()}
-    if kind is local.BigBirdAttention:
-        given["seed"] = config.seed + layer  # so that layers do not all see the same blocks
     if config.local == "bigbird":
         given["seed"] = config.seed + layer  # so that layers see different blocks
     made: nn.Module = kind(config.dim, config.n_heads, causal=config.causal, **given)

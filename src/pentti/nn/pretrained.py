@@ -16,7 +16,7 @@ from pentti.files import replacing
 from pentti.nn.config import PenttiConfig
 from pentti.persistence import load_tensors, save_tensors
 
-__all__ = ["STATE_VERSION", "adopt", "check_state", "load", "read_config", "save"]
+__all__ = ["STATE_VERSION", "adopt", "check_shapes", "check_state", "load", "read_config", "save"]
 
 STATE_VERSION = 1
 """Newest arrangement of a model's state (names and shapes) that this version reads and writes."""
@@ -107,8 +107,26 @@ def check_state(
         told = [f"lacks {_some(missing)}"] * bool(missing)
         told += [f"has the unknown {_some(unknown)}"] * bool(unknown)
         raise StoreError(f"cannot read {source}: it {' and '.join(told)}")
+    check_shapes(source, expected, tensors)
+
+
+def check_shapes(
+    source: str, expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]
+) -> None:
+    """Refuse tensors of other shapes than the model's.
+
+    Args:
+        source: Where they are from, for the error.
+        expected: Shapes by name.
+        tensors: The state; what it lacks or has beside is not looked at.
+
+    Raises:
+        StoreError: if something is no tensor, or of another shape.
+    """
     for name, shape in expected.items():
-        if tensors[name].shape != shape:
+        if name in tensors and not isinstance(tensors[name], Tensor):
+            raise StoreError(f"cannot read {source}: {name} is no tensor")
+        if name in tensors and tensors[name].shape != shape:
             raise StoreError(
                 f"cannot read {source}: {name} has shape {tuple(tensors[name].shape)}, "
                 f"this model's has {tuple(shape)}"
@@ -132,7 +150,7 @@ def _written(folder: Path) -> dict[str, Any]:
         written = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {path}: it is damaged (no JSON)") from error
     if not isinstance(written, dict) or written.get("pentti") != _KIND:
         raise StoreError(f"cannot read {path}: it does not describe a pentti {_KIND}")

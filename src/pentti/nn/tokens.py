@@ -121,7 +121,7 @@ def left_padded(
 
 
 def _is_integer(item: Any) -> bool:
-    return not hasattr(item, "__len__") and getattr(item, "ndim", 0) == 0
+    return getattr(item, "ndim", 1 if hasattr(item, "__len__") else 0) == 0
 
 
 def _row(where: str, number: int, row: Any, vocab_size: int, device: torch.device) -> Tensor:

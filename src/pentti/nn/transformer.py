@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pentti import checks
-from pentti.errors import StoreError
+from pentti.errors import ArgumentError, StoreError
 from pentti.nn import pretrained
 from pentti.nn.config import PenttiConfig
 from pentti.nn.generation import LanguageModel
@@ -170,6 +170,9 @@ class PenttiTransformer(LanguageModel):
             got = checks.Words(f"shape {tuple(ids_BL.shape)}")
             checks.reject(where, "ids_BL", "have shape (batch, length)", got)
         mask = as_mask(where, token_mask, ids_BL)
+        if cache is not None and (not isinstance(cache, list) or len(cache) != len(self.blocks)):
+            got = checks.Words(f"a {type(cache).__name__} of another kind or length")
+            checks.reject(where, "cache", "come from `new_cache`", got)
         x_BLD = self.dropout(self.embedding(ids_BL))
         meters = []
         for number, one in enumerate(self.blocks):
@@ -279,7 +282,12 @@ class PenttiTransformer(LanguageModel):
         Raises:
             StoreError: if it is missing, damaged, newer than this pentti, or of another shape.
         """
-        model = cls.of(pretrained.read_config(folder))
+        config = pretrained.read_config(folder)
+        try:
+            with torch.device("cpu"):
+                model = cls.of(config)
+        except ArgumentError as error:  # settings that fit one by one, but not together
+            raise StoreError(f"cannot read {folder}: {error}") from error
         pretrained.load(folder, model)
         return model
 
@@ -297,7 +305,7 @@ class PenttiTransformer(LanguageModel):
             Names that were missing or unknown, as torch gives them.
 
         Raises:
-            StoreError: if it is of a newer version, or a name or a shape differs.
+            StoreError: if it is of a newer version, a shape differs, or, where strict, a name.
         """
         kept = getattr(state_dict, "_metadata", {}).get("", {}).get("version", self._version)
         if kept > self._version:
@@ -305,7 +313,7 @@ class PenttiTransformer(LanguageModel):
                 f"cannot read the state: its version {kept} is newer than {self._version}, "
                 "the newest that this pentti reads; install a newer one"
             )
-        if strict:
-            shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
-            pretrained.check_state("the state", shapes, state_dict)
+        shapes = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        check = pretrained.check_state if strict else pretrained.check_shapes
+        check("the state", shapes, state_dict)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)

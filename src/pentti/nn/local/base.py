@@ -15,7 +15,7 @@ from pentti.nn.local.cache import KeyValueCache
 from pentti.nn.local.plan import Part, fitted, silence
 from pentti.nn.local.rotary import rotate
 
-__all__ = ["SparseAttention", "flag"]
+__all__ = ["SparseAttention", "check_device", "check_mask", "flag"]
 
 _STEP = 256  # new tokens that meet the cache at a time, so that no mask is longer
 
@@ -207,9 +207,10 @@ class SparseAttention(nn.Module, ABC):
         keys, values, key_positions = cache.kept()
         seen = self.visible(positions_BL[:, :, None], key_positions[:, None])
         seen &= key_positions[:, None] >= 0
-        bias = fitted(silence(seen), q.dtype)[:, None]
+        bias = fitted(silence(seen), keys.dtype)[:, None]
+        q, dtype = q.to(keys.dtype), q.dtype  # another one where autocast has come or gone
         y = functional.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
-        return y.transpose(1, 2).flatten(2)
+        return y.to(dtype).transpose(1, 2).flatten(2)
 
     def _fill(self, cache: KeyValueCache, k: Tensor, v: Tensor, positions_BL: Tensor) -> None:
         """Take what later tokens can see of a first piece."""
@@ -224,16 +225,8 @@ class SparseAttention(nn.Module, ABC):
         if x_BLD.ndim != 3 or x_BLD.shape[-1] != self.dim:
             expected = f"have shape (batch, length, {self.dim})"
             checks.reject(self._where, "x_BLD", expected, checks.Words(tuple(x_BLD.shape)))
-        if token_mask is None:
-            return
-        if not isinstance(token_mask, Tensor) or token_mask.dtype != torch.bool:
-            got = checks.Words(_kind(token_mask))
-            checks.reject(self._where, "token_mask", "be a bool tensor", got)
-        if token_mask.shape != x_BLD.shape[:2]:
-            expected = f"have the shape {tuple(x_BLD.shape[:2])} of the tokens"
-            checks.reject(
-                self._where, "token_mask", expected, checks.Words(tuple(token_mask.shape))
-            )
+        check_device(self._where, "x_BLD", x_BLD, self.query.weight.device)
+        check_mask(self._where, x_BLD, token_mask)
 
     def _check_cache(self, x_BLD: Tensor, cache: Any) -> None:
         if not isinstance(cache, KeyValueCache):
@@ -245,6 +238,9 @@ class SparseAttention(nn.Module, ABC):
         if cache.batch != len(x_BLD):
             expected = f"be for the {len(x_BLD)} sequences of `x_BLD`"
             checks.reject(self._where, "cache", expected, checks.Words(f"one for {cache.batch}"))
+        if not cache.fits(self.n_heads, self.dim // self.n_heads):
+            expected = "come from the `new_cache` of this attention"
+            checks.reject(self._where, "cache", expected, checks.Words("another one's"))
         learning = x_BLD.requires_grad or any(p.requires_grad for p in self.parameters())
         if torch.is_grad_enabled() and learning:
             got = checks.Words("a call that records gradients")
@@ -272,6 +268,44 @@ def flag(where: str, argument: str, value: object) -> bool:
     """
     checks.one_of(where, argument, value, (False, True))
     return bool(value)
+
+
+def check_mask(where: str, x_BLD: Tensor, token_mask: Any) -> None:
+    """Refuse a token mask that does not fit the tokens.
+
+    Args:
+        where: The class that was called.
+        x_BLD: Tokens, shape (…, D).
+        token_mask: What should be bool of shape (…), or None.
+
+    Raises:
+        ArgumentError: if it is of another type or shape, or on another device.
+    """
+    if token_mask is None:
+        return
+    if not isinstance(token_mask, Tensor) or token_mask.dtype != torch.bool:
+        got = checks.Words(_kind(token_mask))
+        checks.reject(where, "token_mask", "be a bool tensor", got)
+    if token_mask.shape != x_BLD.shape[:-1]:
+        expected = f"have the shape {tuple(x_BLD.shape[:-1])} of the tokens"
+        checks.reject(where, "token_mask", expected, checks.Words(tuple(token_mask.shape)))
+    check_device(where, "token_mask", token_mask, x_BLD.device)
+
+
+def check_device(where: str, argument: str, value: Tensor, device: torch.device) -> None:
+    """Refuse a tensor that is elsewhere.
+
+    Args:
+        where: The class that was called.
+        argument: The argument's name.
+        value: The tensor.
+        device: Where it should be.
+
+    Raises:
+        ArgumentError: if it is on another device.
+    """
+    if value.device != device:
+        checks.reject(where, argument, f"be on {device}", checks.Words(str(value.device)))
 
 
 def _kind(value: object) -> str:

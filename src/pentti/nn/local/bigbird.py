@@ -145,6 +145,9 @@ class BigBirdAttention(SparseAttention):
         self, q: Tensor, k: Tensor, v: Tensor, key_bias_BL: Tensor | None
     ) -> Tensor:
         batch, _, length, _ = q.shape
+        if length <= self.block:  # all in one block, which is not filled up
+            everything = [Part(Cut(0, length), Cut(0, length), fresh=True)]
+            return ops.attend(q, k, v, everything, key_bias_BS=key_bias_BL)
         n_blocks = -(-length // self.block)
         missing = n_blocks * self.block - length
         q, k, v = (functional.pad(x, (0, 0, 0, missing)) for x in (q, k, v))

@@ -80,9 +80,10 @@ class KeyValueCache:
         new = (keys_BHLE, values_BHLE, positions_BL[:, None])
         if end > self.room:
             old = self._held
-            self._held = tuple(  # type: ignore[assignment]
-                x.new_empty((*x.shape[:2], 2 * end, *x.shape[3:])) for x in new
-            )
+            with torch.inference_mode(False):  # else it could not go on outside of that mode
+                self._held = tuple(  # type: ignore[assignment]
+                    x.new_empty((*x.shape[:2], 2 * end, *x.shape[3:])) for x in new
+                )
             self._write(old or (), 0, self.n_kept)
         self._write(new, self.n_kept, end)
         self.n_kept = end
@@ -100,6 +101,18 @@ class KeyValueCache:
             raise RuntimeError("KeyValueCache: `append` must come before `kept`")
         keys, values, positions = (x[:, :, : self.n_kept] for x in self._held)
         return keys, values, positions[:, 0]
+
+    def fits(self, n_heads: int, width: int) -> bool:
+        """Whether keys of so many heads can be added to what is kept.
+
+        Args:
+            n_heads: Number of heads, H.
+            width: Width of a head, E.
+
+        Returns:
+            True also where nothing is kept yet.
+        """
+        return self._held is None or self._held[0].shape[1::2] == (n_heads, width)
 
     def keep(self, wanted_BS: Tensor) -> None:
         """Drop the slots that no sequence wants.

@@ -3,6 +3,9 @@
 On the CPU it is torch's own flash kernel, elsewhere plain torch. Given the output and the
 log-sum-exp over *all* parts, the derivative of each part is exact: that is what makes a pattern
 in parts differentiable without keeping any weight.
+
+Shape suffixes beside the legend: G groups of a part, N batch · heads, S queries and T keys of a
+group.
 """
 
 from __future__ import annotations

@@ -78,10 +78,7 @@ class StridedAttention(SparseAttention):
     def _plan(self, length: int, *, backward: bool) -> list[Part]:
         near = self.stride - 1
         plan = window_plan(length, near, 0 if self.causal else near, backward=backward)
-        n_rows, n_longer = (
-            length // self.stride,
-            length % self.stride,
-        )  # columns that have one row more
+        n_rows, n_longer = divmod(length, self.stride)  # the first columns have one row more
         plan += self._columns(0, n_longer, n_rows + 1)
         return plan + self._columns(n_longer, self.stride - n_longer, n_rows)
 
