@@ -48,6 +48,24 @@ def test_words_under_real_addresses_are_read_from_addresses_nearby(real_decoder,
     assert not memory.contents.any()
 
 
+@pytest.mark.parametrize("change", ["top_k", "addresses"])
+def test_chance_is_measured_anew_where_the_decoder_changes(change, generator):
+    memory = SparseDistributedMemory(CosineCap(65, 2003, top_k=200, learned=True), 70)
+    address = torch.randn(20, 65, generator=generator)
+    memory.write(address, bits.random(20, 70, generator=generator))
+    before = memory.familiarity(address)
+    if change == "top_k":
+        memory.decoder.top_k = 20
+    else:
+        with torch.no_grad():
+            memory.decoder.addresses[:, 400:] = 0
+    found = memory.familiarity(address)
+    assert not torch.equal(found, before)
+    assert torch.equal(found, copy.deepcopy(memory).familiarity(address))
+    memory._chance.__init__()  # knows nothing
+    assert torch.equal(found, memory.familiarity(address))
+
+
 def test_the_memory_of_a_cap_equals_its_definition(generator):
     decoder = CosineCap(17, 301, threshold=0.4)
     memory = SparseDistributedMemory(decoder, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import chain
 from typing import Any
 
 import torch
@@ -89,6 +90,11 @@ class StatefulMemory(nn.Module):
 
     @property
     def _edits(self) -> tuple[int, ...]:
-        """Numbers that are others once the contents have changed."""
-        version = 0 if self.contents.is_inference() else self.contents._version  # noqa: SLF001
-        return self._n_changes, version, self.contents.data_ptr()
+        """Numbers that are others once the contents have changed, or the decoder has."""
+        tensors = (self.contents, *self.decoder.parameters(), *self.decoder.buffers())
+        marks = [(_version(tensor), tensor.data_ptr()) for tensor in tensors]
+        return self._n_changes, hash(repr(self.decoder.config())), *chain(*marks)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001

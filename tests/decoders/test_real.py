@@ -287,6 +287,28 @@ def test_a_learned_decoder_starts_at_the_given_addresses_and_leaves_them(generat
     assert torch.equal(hard, before)
 
 
+def test_a_fixed_cap_takes_the_addresses_that_a_learned_one_found(generator):
+    learned = make(CosineCap, learned=True, top_k=5, threshold=0.1)  # of uneven lengths
+    x = torch.randn(9, learned.dim, generator=generator)
+    expected = learned.nearest(x)
+    fixed = make(CosineCap, learned=False, top_k=5, threshold=0.1)
+    fixed.load_state_dict(learned.state_dict())
+    for again in (fixed, copy.deepcopy(fixed), pickle.loads(pickle.dumps(fixed))):
+        for got, wanted in zip(again.nearest(x), expected, strict=True):
+            torch.testing.assert_close(got, wanted)
+    assert torch.equal(fixed(x).dense(), learned(x).dense())
+
+
+def test_a_fixed_cap_that_was_rounded_still_compares_directions(generator):
+    decoder = make(CosineCap, learned=False, top_k=5).bfloat16().float()
+    assert (decoder.addresses.norm(dim=-1) - 1).abs().max() > 1e-4
+    x = torch.randn(9, decoder.dim, generator=generator)
+    best, locations = dense(decoder, x).topk(5)
+    near = decoder.nearest(x)
+    assert torch.equal(near.locations, locations)
+    torch.testing.assert_close(near.similarity, best, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_wanted_probability_is_that_of_all_heads(kind):
     one = kind(64, 10_000, activation_probability=0.01)
@@ -384,7 +406,11 @@ def test_bad_settings_are_named(kind, settings, message):
         (lambda: CosineCap.at(torch.zeros(0, 3), top_k=1), r"got shape \(0, 3\)"),
         (
             lambda: CosineCap.at([[1.0, math.inf]], top_k=1),
-            "CosineCap.at: `hard_addresses` must be finite, got inf",
+            "CosineCap.at: `hard_addresses` must be finite in torch.float32, got inf",
+        ),
+        (
+            lambda: CosineCap.at([[1.0, 1e300]], top_k=1),
+            r"`hard_addresses` must be finite in torch.float32, got 1e\+300",
         ),
         (lambda: CosineCap.at("here", top_k=1), "must be a tensor, an array or a list of numbers"),
     ],

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
+from pentti.errors import ArgumentError
 from pentti.kernels import buffers, cpu, ops, reference
 
 GRIDS = [(1, 1, 1), (3, 5, 25), (7, 5, 7), (65, 63, 32), (5, 316, 32), (9, 257, 100), (4, 300, 1)]
@@ -144,6 +145,59 @@ def test_gradients_of_the_operators(generator):
     assert gradcheck(lambda c, y: ops.row_dots(c, locations, y), (contents, x))
 
 
+def test_second_derivatives_of_the_operators(generator):
+    contents, locations, weights, x = table(11, 5, 3, 7, torch.float64, generator)
+    weights += 2  # none is 0: such an entry is left out
+    for tensor in (contents, weights, x):
+        tensor.requires_grad_()
+    assert gradgradcheck(lambda c, w: ops.read_rows(c, locations, w), (contents, weights))
+    assert gradgradcheck(lambda c, y: ops.row_dots(c, locations, y), (contents, x))
+
+
+def test_a_sparse_gradient_has_no_derivative_but_others_beside_it_have(generator):
+    contents, locations, weights, x = table(11, 5, 3, 7, torch.float64, generator)
+    for tensor in (contents, weights):
+        tensor.requires_grad_()
+    found = []
+    for sparse in (False, True):
+        loss = (ops.read_rows(contents, locations, weights, sparse) * x).square().sum()
+        to_contents, to_weights = torch.autograd.grad(loss, (contents, weights), create_graph=True)
+        found.append(torch.autograd.grad(to_weights.square().sum(), weights, retain_graph=True)[0])
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(*found)
+    with pytest.raises(ArgumentError, match="`sparse_gradients` must be False where gradients are"):
+        to_contents.to_dense().sum().backward()
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_gradients_survive_checkpoints(sparse, generator):
+    contents, locations, weights, x = table(101, 5, 3, 7, torch.float32, generator)
+    for tensor in (contents, weights, x):
+        tensor.requires_grad_()
+
+    def both(contents, weights, x):
+        read = ops.read_rows(contents, locations, weights, sparse)
+        return (read * x).sum() + ops.row_dots(contents, locations, x, sparse).square().sum()
+
+    leaves = (contents, weights, x)
+    expected = torch.autograd.grad(both(*leaves), leaves)
+    again = torch.utils.checkpoint.checkpoint(both, *leaves, use_reentrant=False)
+    for one, other in zip(torch.autograd.grad(again, leaves), expected, strict=True):
+        torch.testing.assert_close(one.to_dense(), other.to_dense())
+
+
+@pytest.mark.parametrize("small", [0, 1 << 18], ids=["sorted", "small"])
+def test_an_entry_of_weight_zero_is_left_out_whatever_it_is(small, generator, monkeypatch):
+    monkeypatch.setattr(cpu, "_SMALL_TABLE", small)
+    _, locations, weights, x = table(11, 7, 3, 5, torch.float32, generator)
+    x[0] = torch.nan  # whose weights are 0
+    assert not weights[0].any()
+    dense = cpu.scatter_dense(locations, weights, x, 11)
+    torch.testing.assert_close(dense, reference.scatter_dense(locations, weights, x, 11))
+    assert dense.isfinite().all()
+    assert dense.abs().max() > 0
+
+
 def test_a_sparse_gradient_has_the_touched_rows_only(generator):
     contents, locations, weights, x = table(1001, 5, 3, 7, torch.float32, generator)
     uses = {
@@ -160,6 +214,18 @@ def test_a_sparse_gradient_has_the_touched_rows_only(generator):
         assert torch.equal(gradient.to_dense(), dense)
 
 
+def test_a_search_in_blocks_finds_the_same(generator, monkeypatch):
+    halves = torch.randn((6, 17, 5), dtype=torch.float64, generator=generator)
+    books = torch.randn((6, 11, 5), dtype=torch.float64, generator=generator)
+    whole = ops.product_search(halves, books, 7)
+    assert whole.shape == (2, 3, 17, 7)
+    scores = torch.bmm(halves, books.mT).view(2, 51, 11)
+    assert torch.equal(whole.view(2, 51, 7), reference.product_top_k(scores, 7))
+    monkeypatch.setattr(ops, "_SCORES", 6 * 11 * 3)
+    assert torch.equal(ops.product_search(halves, books, 7), whole)
+    assert ops.product_search(halves[:, :0], books, 7).shape == (2, 3, 0, 7)
+
+
 def test_operators_are_registered_as_torch_asks(generator):
     contents, locations, weights, x = table(11, 5, 3, 7, torch.float32, generator)
     for tensor in (contents, weights, x):
@@ -168,7 +234,7 @@ def test_operators_are_registered_as_torch_asks(generator):
     for done in (
         opcheck(ops._read, (contents, locations, weights, False)),
         opcheck(ops._dots, (contents, locations, x, False)),
-        opcheck(ops.product_top_k, (torch.randn((2, 9, 13), generator=generator), 4)),
+        opcheck(ops.product_search, (x[None].expand(4, -1, -1).detach(), torch.randn(4, 13, 7), 4)),
         opcheck(ops._scatter_dense, (locations, weights.detach(), x.detach(), 11)),
     ):
         assert set(done.values()) == {"SUCCESS"}
@@ -176,10 +242,11 @@ def test_operators_are_registered_as_torch_asks(generator):
 
 def test_compiled_operators_equal_eager_ones(generator, compiler):
     contents, locations, weights, x = table(101, 9, 5, 17, torch.float32, generator)
-    scores = torch.randn((2, 9, 13), generator=generator)
+    scores = torch.randn((4, 9, 13), generator=generator)
+    books = torch.randn((4, 11, 13), generator=generator)
 
     def both(contents, weights, x, scores):
-        pairs = ops.product_top_k(scores, 4)
+        pairs = ops.product_search(scores, books, 4)
         read = ops.read_rows(contents, locations, weights)
         return read, ops.row_dots(contents, locations, x), pairs
 
@@ -209,6 +276,29 @@ def test_adagrad_equals_the_reference(dtype, generator):
     torch.testing.assert_close(*tables)
     torch.testing.assert_close(*sums)
     assert (sums[0] == 0).sum() >= 71 - 3 * 17
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_a_gradient_that_somebody_holds_is_not_written_over(sparse, generator):
+    n, width = 4096, 65  # over a megabyte: recycled
+    contents = torch.randn((n, width), generator=generator).requires_grad_()
+    locations = torch.arange(n).view(-1, 8)
+    views = {
+        "detached": lambda values: values.detach(),
+        "rows": lambda values: values[5:9].T,
+        "array": lambda values: values.numpy()[3:],
+        "exported": torch.from_dlpack,
+    }
+    for name, view in views.items():
+        contents.grad = None
+        ops.read_rows(contents, locations, torch.ones(n // 8, 8), sparse).sum().backward()
+        held = view(contents.grad._values() if sparse else contents.grad)
+        for step in range(3):
+            contents.grad = None
+            weights = torch.full((n // 8, 8), 2.0 + step)
+            ops.read_rows(contents, locations, weights, sparse).sum().backward()
+        assert (held == 1).all(), name
+        del held
 
 
 def test_memory_is_used_again_only_once_it_is_free():

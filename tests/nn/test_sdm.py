@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 
 from pentti import nn
 from pentti.decoders import CosineCap, HammingBall, ProductKeys
-from pentti.errors import ArgumentError
+from pentti.errors import ArgumentError, SettingWarning
 
 DECODERS = {
     "product": lambda **more: ProductKeys(24, 49, n_heads=2, top_k=5, learned=True, **more),
@@ -220,6 +220,104 @@ def test_sparse_gradients_leave_the_compiled_graph_and_are_right(generator, comp
     torch.testing.assert_close(found, layer.contents.grad.to_dense())
 
 
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_a_checkpointed_layer_has_the_same_gradients(layer, sparse, generator):
+    layer.sparse_gradients = sparse
+    x = torch.randn((5, 11), generator=generator).requires_grad_()
+    leaves = [x, *layer.parameters()]
+    expected = torch.autograd.grad(layer(x).output.square().sum(), leaves)
+    output, meter = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+    assert meter.sum() > 0
+    for one, other in zip(
+        torch.autograd.grad(output.square().sum(), leaves), expected, strict=True
+    ):
+        torch.testing.assert_close(one.to_dense(), other.to_dense())
+
+
+def test_a_penalty_on_the_gradient_can_be_learned(layer, generator):
+    x = torch.randn((3, 11), generator=generator).requires_grad_()
+
+    def penalty():
+        slope = torch.autograd.grad(layer(x).output.sum(), x, create_graph=True)[0]
+        return slope.square().sum()
+
+    penalty().backward()
+    found = layer.contents.grad.clone()
+    layer.zero_grad()
+    layer.sparse_gradients = True
+    penalty().backward()
+    torch.testing.assert_close(layer.contents.grad.to_dense(), found)
+    with torch.no_grad():
+        before = penalty_at(layer, x)
+        layer.contents -= 1e-3 / found.norm() * found
+        after = penalty_at(layer, x)
+    assert (before - after).item() == pytest.approx(1e-3 * found.norm().item(), rel=0.05)
+
+
+def penalty_at(layer, x):
+    with torch.enable_grad():
+        slope = torch.autograd.grad(layer(x).output.sum(), x)[0]
+    return slope.square().sum()
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        lambda: CosineCap(24, 7, top_k=7),
+        lambda: CosineCap(24, 1, top_k=1),
+        lambda: ProductKeys(24, 49, top_k=49, n_heads=2),
+        lambda: ProductKeys(4, 1, top_k=1),
+        lambda: CosineCap(24, 7, top_k=7, threshold=-1.0),
+    ],
+)
+def test_where_every_location_is_active_the_softmax_still_weighs(decoder, generator):
+    decoder = decoder()
+    assert nn.implied_beta(decoder) == 0
+    layer = nn.SDMLayer(11, decoder).double()
+    assert (layer.weigh.beta == 1).all()
+    x = torch.randn((5, 11), dtype=torch.float64, generator=generator)
+    (output, meter), (expected, count) = layer(x), by_definition(layer, x)
+    torch.testing.assert_close(output, expected)
+    assert torch.equal(meter, count)
+    assert (meter == decoder.n_locations * decoder.n_heads).all()
+
+
+def test_a_threshold_of_one_makes_a_dead_layer_and_warns_of_it():
+    with pytest.warns(SettingWarning, match="threshold=1 "):
+        decoder = CosineCap(24, 7, top_k=3, threshold=1.0)
+    assert nn.SDMLayer(24, decoder).weigh.beta == 1
+
+
+def test_a_layer_lives_where_its_decoder_does():
+    layer = nn.SDMLayer(11, ProductKeys(24, 49, top_k=5, learned=True).to("meta"))
+    assert {one.device.type for one in (*layer.parameters(), layer.n_reads)} == {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_the_default_type_decides_the_type_and_not_the_addresses(dtype):
+    usual = ProductKeys(24, 49, top_k=5, learned=True).codebooks
+    torch.set_default_dtype(dtype)
+    try:
+        layer = nn.SDMLayer(24, n_locations=49, n_heads=1, top_k=5)
+        query = layer.decoder.random_addresses(1, generator=torch.Generator())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {one.dtype for one in layer.parameters()} == {dtype}
+    assert torch.equal(layer.decoder.codebooks, usual.to(dtype))
+    assert query.dtype == torch.float32
+
+
+def test_mixed_types_are_read_in_that_of_the_contents(generator):
+    decoder = ProductKeys(24, 49, n_heads=2, top_k=5, learned=True)
+    layer = nn.SDMLayer(24, decoder, projected=False)
+    x = torch.randn((5, 24), generator=generator)
+    expected = layer(x).output
+    layer.decoder.double()
+    output = layer(x).output
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, expected)
+
+
 def test_the_state_is_stable():
     layer = nn.SDMLayer(24, n_locations=49, n_heads=2, top_k=3)
     names = ["contents", "decoder.codebooks", "query.weight", "weigh.log_beta"]
@@ -238,8 +336,13 @@ def test_a_state_of_another_version_or_shape_is_refused():
         layer.load_state_dict(state)
     state = layer.state_dict()
     state._metadata[""]["version"] = 7
-    with pytest.raises(RuntimeError, match="SDMLayer is of version 7"):
+    with pytest.raises(RuntimeError, match="state_dict: the state of an SDMLayer is of version 7"):
         layer.load_state_dict(state)
+    model = torch.nn.Sequential(layer)
+    state = model.state_dict()
+    state._metadata["0"]["version"] = 7
+    with pytest.raises(RuntimeError, match="\t0: the state of an SDMLayer is of version 7"):
+        model.load_state_dict(state)
 
 
 def test_layers_share_nothing(layer, generator):
@@ -289,9 +392,11 @@ def test_beta_starts_where_the_overlap_says():
     ("settings", "message"),
     [
         ({"dim": 0}, "SDMLayer: `dim` must be at least 1, got 0"),
+        ({"projected": "no"}, "`projected` must be one of False, True, got 'no'"),
+        ({"sparse_gradients": "no"}, "`sparse_gradients` must be one of False, True, got 'no'"),
         ({"weighting": "mean"}, "`weighting` must be one of 'softmax', 'similarity', 'inhibition'"),
         ({"n_locations": 50}, "`n_locations` must be a square, such as 49 = 7² or 64 = 8², got 50"),
-        ({"n_heads": 5}, "`dim` must be a multiple of 10, .* such as 20, 30?.* got 24|such as"),
+        ({"n_heads": 5}, "`dim` must be a multiple of 10, .*, such as 20 or 30, got 24"),
         ({"top_k": 101, "n_locations": 100}, r"`top_k` must be in \[1, 100\], got 101"),
         ({"decoder": HammingBall(10, 100, radius=4)}, "`decoder` must be a ProductKeys or a Cos"),
         (
@@ -322,63 +427,11 @@ def test_bad_inputs_are_named(layer):
         layer(3)
     with pytest.raises(ArgumentError, match="`x` must be on cpu, got meta"):
         layer(torch.zeros(3, 11, device="meta"))
-
-
-def test_annealing_ends_at_the_layers_own_top_k():
-    layer = nn.SDMLayer(24, n_locations=49, n_heads=2, top_k=3)
-    anneal = nn.AnnealedTopK(layer, start=43, n_steps=8)
-    assert layer(torch.ones(24)).meter == 2 * 43
-    assert [anneal.step() for _ in range(9)] == [38, 33, 28, 23, 18, 13, 8, 3, 3]
-    assert layer(torch.ones(24)).meter == 2 * 3
-    for start, n_steps, message in (
-        (2, 1, r"`start` must be in \[3, 49\], got 2"),
-        (50, 1, r"`start` must be in \[3, 49\], got 50"),
-        (9, 0, "`n_steps` must be at least 1, got 0"),
-    ):
-        with pytest.raises(ArgumentError, match=message):
-            nn.AnnealedTopK(layer, start=start, n_steps=n_steps)
-
-
-def test_contents_learn_at_their_own_rate():
-    model = torch.nn.ModuleList([nn.SDMLayer(24, n_locations=49, n_heads=2) for _ in range(2)])
-    rest, contents = nn.parameter_groups(model, lr=0.1, memory_lr=0.5, weight_decay=0.01)
-    assert [one.shape for one in contents["params"]] == [(49, 24)] * 2
-    assert len(rest["params"]) == 6
-    assert (rest["lr"], contents["lr"]) == (0.1, 0.5)
-    assert (rest["weight_decay"], contents["weight_decay"]) == (0.01, 0)
-    with pytest.raises(ArgumentError, match=r"`memory_lr` must be at least 0\.0, got -1"):
-        nn.parameter_groups(model, lr=0.1, memory_lr=-1)
-
-
-def test_rowwise_adagrad_is_adagrad_with_one_sum_a_row(generator):
-    start = torch.randn((17, 5), generator=generator)
-    dense, sparse, mixed = (torch.nn.Parameter(start.clone()) for _ in range(3))
-    optimisers = [nn.RowwiseAdagrad([one], lr=0.3) for one in (dense, sparse, mixed)]
-    expected, sums = start.clone(), torch.zeros(17)
-    for _ in range(4):
-        gradient = torch.zeros(17, 5)
-        rows = torch.randperm(17, generator=generator)[:6]
-        gradient[rows] = torch.randn((6, 5), generator=generator)
-        dense.grad = gradient
-        sparse.grad = gradient.to_sparse(1)
-        halves = torch.cat([rows, rows])[None], torch.cat([gradient[rows] / 2] * 2)
-        # In no order, and each row twice.
-        mixed.grad = torch.sparse_coo_tensor(*halves, (17, 5), check_invariants=True)
-        sums += gradient.square().mean(1)
-        expected -= 0.3 * gradient / (sums.sqrt() + 1e-10)[:, None]
-        for optimiser in optimisers:
-            optimiser.step()
-    for found in (dense, sparse, mixed):
-        torch.testing.assert_close(found.detach(), expected)
-    again = nn.RowwiseAdagrad([sparse], lr=0.1)
-    again.load_state_dict(optimisers[1].state_dict())
-    torch.testing.assert_close(again.state[sparse]["sums"], sums)
-
-
-def test_rowwise_adagrad_refuses_what_has_no_rows():
-    with pytest.raises(
-        ArgumentError, match=r"`parameters` must have two dimensions, got one of sh"
-    ):
-        nn.RowwiseAdagrad([torch.nn.Parameter(torch.zeros(3))])
-    with pytest.raises(ArgumentError, match=r"`lr` must be at least 0\.0, got -1"):
-        nn.RowwiseAdagrad([torch.nn.Parameter(torch.zeros(3, 3))], lr=-1)
+    other = "SDMLayer: `x` must be torch.float32 like the projection, or under autocast, got torch"
+    for dtype in (torch.float64, torch.bfloat16):
+        with pytest.raises(ArgumentError, match=f"{other}.{str(dtype)[6:]}"):
+            layer(torch.zeros(3, 11, dtype=dtype))
+    with torch.autocast("cpu"), pytest.raises(ArgumentError, match=other):
+        layer(torch.zeros(3, 11, dtype=torch.float64))  # which autocast leaves alone
+    with torch.autocast("cpu"):
+        assert layer(torch.ones(3, 11, dtype=torch.bfloat16)).output.dtype == torch.bfloat16

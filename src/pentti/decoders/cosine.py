@@ -18,6 +18,8 @@ from pentti.tensors import as_tensor
 
 __all__ = ["CosineCap"]
 
+_UNIT_ERROR = 2e-6  # of a length that float32 rounds
+
 
 class CosineCap(RealDecoder):
     """Activates the hard locations whose cosine with the address is at least a threshold.
@@ -63,6 +65,7 @@ class CosineCap(RealDecoder):
     table_name = "addresses"
     n_parts = 1
     addresses: Tensor
+    _unit = True
 
     def __init__(
         self,
@@ -120,15 +123,18 @@ class CosineCap(RealDecoder):
             got = checks.Words(f"shape {tuple(given.shape)}")
             expected = "have shape (locations, components)"
             checks.reject("CosineCap.at", "hard_addresses", expected, got)
-        if not given.isfinite().all():
-            strange = given[~given.isfinite()][0].item()
-            checks.reject("CosineCap.at", "hard_addresses", "be finite", strange)
         double = isinstance(hard_addresses, Tensor) and given.dtype == torch.float64
+        vectors = given.to(torch.float64 if double else torch.float32)
+        if not vectors.isfinite().all():
+            strange = given[~vectors.isfinite()][0].item()
+            checks.reject(
+                "CosineCap.at", "hard_addresses", f"be finite in {vectors.dtype}", strange
+            )
         decoder = cls.__new__(cls)
         nn.Module.__init__(decoder)
         m, dim = given.shape
         decoder._settle(dim, m, threshold, activation_probability, top_k, n_heads, learned)  # noqa: SLF001
-        parts = given.to(torch.float64 if double else torch.float32).view(m, decoder.n_heads, -1)
+        parts = vectors.reshape(m, decoder.n_heads, -1)
         decoder._place(directions(parts.transpose(0, 1)).contiguous())  # noqa: SLF001
         decoder._measure()  # noqa: SLF001
         return decoder
@@ -172,7 +178,23 @@ class CosineCap(RealDecoder):
     @property
     def _uneven(self) -> bool:
         """Whether hard addresses have lengths other than 1, as after a step or a cast."""
-        return self.learned or self.addresses.dtype != torch.float32
+        return self.learned or not self._unit or self.addresses.dtype != torch.float32
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._look_at_lengths()  # a learned decoder's addresses have any
+
+    def _apply(self, fn: Any, recurse: bool = True) -> CosineCap:
+        before = self.addresses.dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.addresses.dtype != before:
+            self._look_at_lengths()  # after half precision they are rounded
+        return self
+
+    def _look_at_lengths(self) -> None:
+        if not self.learned and not self.addresses.is_meta:
+            length = torch.linalg.vector_norm(self.addresses, dim=-1, dtype=self.dtype)
+            self._unit = bool((((length - 1).abs() < _UNIT_ERROR) | (length == 0)).all())
 
     def _parts(self, address_BD: Tensor) -> Tensor:
         parts = address_BD.unflatten(1, (self.n_heads, self.part_width))

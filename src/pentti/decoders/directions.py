@@ -34,11 +34,12 @@ def random_directions(shape: tuple[int, ...], seed: object, kind: str) -> Tensor
         kind: The decoder's name, for the error.
 
     Returns:
-        float32 tensor.
+        Tensor of the default type and on the default device; drawn in float32 on the CPU.
 
     Raises:
         ArgumentError: if the seed is not an integer of at least 0.
     """
     seed = checks.integer(kind, "seed", seed, 0, 2**63 - 1)
     generator = bits.stream("hard addresses", seed)
-    return directions(torch.randn(shape, generator=generator))
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    return directions(drawn).to(torch.get_default_device(), torch.get_default_dtype())

@@ -109,34 +109,27 @@ class ProductKeys(RealDecoder):
 
     def _above(self, cue_BD: Tensor, threshold: float) -> list[Rows]:
         search = kernels.for_device(self.device).product_threshold
-        scores = _scores(*self._halves(cue_BD))
-        heads = scores.unflatten(1, (self.n_heads, len(cue_BD))).unbind(1)
-        return [search(scores_2BN, threshold) for scores_2BN in heads]
+        halves, books = self._halves(cue_BD)
+        scores = torch.bmm(halves, books.mT).unflatten(0, (2, self.n_heads))
+        return [search(scores_2BN, threshold) for scores_2BN in scores.unbind(1)]
 
     def _nearest(self, query_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
         halves, books = self._halves(query_BD)
-        pairs = ops.product_top_k(_scores(halves.detach(), books.detach()), k)
+        pairs = ops.product_search(halves.detach(), books.detach(), k)
         n = books.shape[1]
         locations = pairs[0] * n + pairs[1]
         # Only the winners are scored with a gradient: row h · n + i of all codebooks in one table.
         book = torch.arange(0, len(books) * n, n, device=pairs.device)
         rows = pairs.view(len(books), -1, k) + book[:, None, None]
         found = ops.row_dots(books.flatten(0, 1), rows.flatten(0, 1), halves.flatten(0, 1))
-        shape = (self.n_heads, len(query_BD), k)
-        similarity = found.view(2, *shape).sum(0)
-        return locations.view(shape).transpose(0, 1), similarity.transpose(0, 1)
+        similarity = found.view(pairs.shape).sum(0)
+        return locations.transpose(0, 1), similarity.transpose(0, 1)
 
     def _halves(self, address_BD: Tensor) -> tuple[Tensor, Tensor]:
         """Each half of length 1, shape (2 · H, B, D / 2H), and the codebooks, of length 1/2."""
         halves = address_BD.unflatten(1, (self.n_heads, 2, self.part_width)).permute(2, 1, 0, 3)
         books = directions(self.codebooks.to(self.dtype)) / 2
         return directions(halves).flatten(0, 1), books.flatten(0, 1)
-
-
-def _scores(halves: Tensor, books: Tensor) -> Tensor:
-    """Half the cosine of every half with every half address, shape (2, H · B, n)."""
-    n_rows = len(halves) // 2 * halves.shape[1]
-    return torch.bmm(halves, books.transpose(1, 2)).view(2, n_rows, books.shape[1])
 
 
 def _root(n_locations: int) -> int:

@@ -201,7 +201,9 @@ class RealDecoder(nn.Module, ABC):
             ArgumentError: if `n` is negative.
         """
         n = checks.integer(f"{self.kind}.random_addresses", "n", n, 0)
-        return torch.randn((n, self.dim), generator=generator).to(self.device)
+        shape = (n, self.dim)
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        return drawn.to(self.device)
 
     def overlap(self, cosines: Any, /) -> npt.NDArray[np.float64]:
         """The share of hard locations that two addresses both activate.

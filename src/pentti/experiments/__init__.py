@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from pentti.experiments.activation import EXPERIMENT as ACTIVATION
 from pentti.experiments.capacity import EXPERIMENT as CAPACITY
 from pentti.experiments.circle import EXPERIMENT as CIRCLE
+from pentti.experiments.continual import EXPERIMENT as CONTINUAL
 from pentti.experiments.degradation import EXPERIMENT as DEGRADATION
 from pentti.experiments.digits import EXPERIMENT as DIGITS
+from pentti.experiments.layer_cost import EXPERIMENT as LAYER_COST
+from pentti.experiments.pairs import EXPERIMENT as PAIRS
 from pentti.experiments.relevance import EXPERIMENT as RELEVANCE
 
 __all__ = ["EXPERIMENTS"]
 
-EXPERIMENTS = {e.name: e for e in (DIGITS, CIRCLE, RELEVANCE, CAPACITY, DEGRADATION)}
+EXPERIMENTS = {
+    e.name: e
+    for e in (
+        DIGITS,
+        CIRCLE,
+        RELEVANCE,
+        CAPACITY,
+        DEGRADATION,
+        ACTIVATION,
+        PAIRS,
+        CONTINUAL,
+        LAYER_COST,
+    )
+}
 """All experiments by name, in the order of the report."""

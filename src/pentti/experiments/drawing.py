@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 
 from pentti.experiments.finding import Figure
 
-__all__ = ["COLOURS", "draw", "images", "plot"]
+__all__ = ["COLOURS", "draw", "images", "mark", "plot"]
 
 COLOURS = ("#3b82c4", "#d1622b", "#2f9e6e", "#a463c7", "#b8860b", "#cc4778")
 """Told apart by the colour-blind too, and visible on white and on black."""
@@ -52,6 +52,18 @@ def plot(n_panels: int = 1) -> tuple[Canvas, list[Any]]:
         canvas = Canvas(figsize=(10.4, 3.6), layout="constrained")
         axes = [canvas.add_subplot(1, n_panels, i + 1) for i in range(n_panels)]
     return canvas, axes
+
+
+def mark(axis: Any, numbers: Sequence[int]) -> None:
+    """Make the horizontal axis logarithmic and name these numbers on it, and no others.
+
+    Args:
+        axis: The axes.
+        numbers: Above 0.
+    """
+    axis.set_xscale("log")
+    axis.set_xticks(numbers, [f"{number:,}" for number in numbers])
+    axis.set_xticks([], minor=True)
 
 
 def draw(canvas: Canvas, caption: str) -> Figure:

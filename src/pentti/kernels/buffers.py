@@ -21,7 +21,8 @@ _free: list[npt.NDArray[np.uint8]] = []
 def recycled(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An uninitialised array, over memory that an earlier one has let go of where there is some.
 
-    What is kept never exceeds what was in use at one time.
+    As many blocks are kept as were in use at one time, each as large as the largest array that it
+    has held, and an eighth more.
 
     Args:
         shape: Of the array.

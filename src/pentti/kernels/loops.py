@@ -454,7 +454,7 @@ def scatter_columns(locations, weights, x, low, high, sums):
         step = x[b, low:high]
         for k in range(locations.shape[1]):
             total, weight = sums[locations[b, k], low:high], weights[b, k]
-            for d in range(len(step)):
+            for d in range(len(step) if weight != 0 else 0):
                 total[d] += weight * step[d]
 
 

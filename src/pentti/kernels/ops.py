@@ -1,7 +1,8 @@
 """The kernels of the layers as torch operators: with gradients, and inside `torch.compile`.
 
 Each picks the kernels of the device that its tensors are on. Search has no gradient; reading
-(`read_rows`) and scoring (`row_dots`) are each other's derivative.
+(`read_rows`) and scoring (`row_dots`) are each other's derivative, as often as one likes, but for
+sparse gradients, which have none.
 """
 
 from __future__ import annotations
@@ -11,20 +12,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pentti import kernels
+from pentti import checks, kernels
 
-__all__ = ["product_top_k", "read_rows", "row_dots"]
+__all__ = ["product_search", "read_rows", "row_dots"]
 
-
-@torch.library.custom_op("pentti::product_top_k", mutates_args=())
-def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
-    """The k best cells of each grid; see `reference.product_top_k`."""
-    return kernels.for_device(scores_2RN.device).product_top_k(scores_2RN, k)
+_SCORES = 1 << 21  # scores held at a time, so that they stay in the cache and do not add up
 
 
-@product_top_k.register_fake
-def _(scores_2RN: Tensor, k: int) -> Tensor:
-    return scores_2RN.new_empty((2, scores_2RN.shape[1], k), dtype=torch.int64)
+@torch.library.custom_op("pentti::product_search", mutates_args=())
+def product_search(halves: Tensor, books: Tensor, k: int) -> Tensor:
+    """The best pairs of half addresses for each query, by the sum of their products with it.
+
+    Args:
+        halves: First halves of all heads and then second ones, shape (2 · H, B, E / 2).
+        books: Codebooks in the same order, shape (2 · H, n, E / 2).
+        k: How many pairs.
+
+    Returns:
+        int64 tensor of shape (2, H, B, k): places in the first and in the second codebook, the best
+        pair first; see `reference.product_top_k`.
+    """
+    n_heads, n = len(books) // 2, books.shape[1]
+    apply = kernels.for_device(halves.device)
+    found = [
+        apply.product_top_k(_products(some, books), k).view(2, n_heads, some.shape[1], k)
+        for some in halves.split(max(1, _SCORES // (len(books) * n)), dim=1)
+    ]
+    return torch.cat(found, dim=2)
+
+
+def _products(halves: Tensor, books: Tensor) -> Tensor:
+    """Of every half with its codebook, shape (2, H · B, n)."""
+    n_rows = len(halves) // 2 * halves.shape[1]
+    return torch.bmm(halves, books.mT).view(2, n_rows, books.shape[1])
+
+
+@product_search.register_fake
+def _(halves: Tensor, books: Tensor, k: int) -> Tensor:
+    shape = (2, books.shape[0] // 2, halves.shape[1], k)
+    return halves.new_empty(shape, dtype=torch.int64)
 
 
 def read_rows(
@@ -119,19 +145,53 @@ def _(_: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int) -> Tensor:
     return x_BD.new_empty((n_rows, x_BD.shape[1]), dtype=kind)
 
 
-def _scatter(ctx: Any, weights_BK: Tensor, x_BD: Tensor) -> Tensor:
-    contents, locations = ctx.saved_tensors[:2]
-    if not ctx.sparse:
+def _keep_entries(ctx: Any, inputs: Any, output: Any) -> None:
+    del output
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _scatter_backward(ctx: Any, gradient_MD: Tensor) -> tuple[Any, ...]:
+    locations, weights, x = ctx.saved_tensors
+    to_weights = to_x = None
+    if ctx.needs_input_grad[1]:
+        to_weights = _dots(gradient_MD, locations, x, False).to(weights.dtype)
+    if ctx.needs_input_grad[2]:
+        to_x = _read(gradient_MD, locations, weights, False).to(x.dtype)
+    return None, to_weights, to_x, None
+
+
+def _scatter(
+    sparse: bool, contents: Tensor, locations: Tensor, weights_BK: Tensor, x_BD: Tensor
+) -> Tensor:
+    if not sparse:
         dense = _scatter_dense(locations, weights_BK, x_BD, len(contents))
         return _tensor(dense).to(contents.dtype)
-    rows, sums = kernels.for_device(x_BD.device).scatter_rows(locations, weights_BK, x_BD)
-    return torch.sparse_coo_tensor(
-        rows[None],
-        sums.to(contents.dtype),
-        contents.shape,
-        is_coalesced=True,
-        check_invariants=False,
-    )
+    apply: Any = _ScatterRows.apply
+    return _tensor(apply(weights_BK, x_BD, contents, locations))
+
+
+class _ScatterRows(torch.autograd.Function):
+    """A sparse gradient, which says so where somebody wants its derivative."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weights_BK: Tensor, x_BD: Tensor, contents: Tensor, locations: Tensor
+    ) -> Tensor:
+        del ctx
+        rows, sums = kernels.for_device(x_BD.device).scatter_rows(locations, weights_BK, x_BD)
+        return torch.sparse_coo_tensor(
+            rows[None],
+            sums.to(contents.dtype),
+            contents.shape,
+            is_coalesced=True,
+            check_invariants=False,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        del ctx, gradients
+        expected = "be False where gradients are differentiated again"
+        checks.reject("pentti.kernels.ops", "sparse_gradients", expected, True)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -144,7 +204,7 @@ def _read_backward(ctx: Any, gradient_BD: Tensor) -> tuple[Any, ...]:
     contents, locations, weights = ctx.saved_tensors
     to_contents = to_weights = None
     if ctx.needs_input_grad[0]:
-        to_contents = _scatter(ctx, weights, gradient_BD)
+        to_contents = _scatter(ctx.sparse, contents, locations, weights, gradient_BD)
     if ctx.needs_input_grad[2]:
         to_weights = _dots(contents, locations, gradient_BD, False).to(weights.dtype)
     return to_contents, None, to_weights, None
@@ -154,11 +214,12 @@ def _dots_backward(ctx: Any, gradient_BK: Tensor) -> tuple[Any, ...]:
     contents, locations, x = ctx.saved_tensors
     to_contents = to_x = None
     if ctx.needs_input_grad[0]:
-        to_contents = _scatter(ctx, gradient_BK, x)
+        to_contents = _scatter(ctx.sparse, contents, locations, gradient_BK, x)
     if ctx.needs_input_grad[2]:
         to_x = _read(contents, locations, gradient_BK, False).to(x.dtype)
     return to_contents, None, to_x, None
 
 
+_scatter_dense.register_autograd(_scatter_backward, setup_context=_keep_entries)
 _read.register_autograd(_read_backward, setup_context=_keep)
 _dots.register_autograd(_dots_backward, setup_context=_keep)

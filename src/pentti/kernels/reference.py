@@ -161,7 +161,7 @@ def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
     comes first; of equal sums the cell with the better first sub-score, then the better second.
 
     Args:
-        scores_2RN: Sub-scores, floating.
+        scores_2RN: Sub-scores, floating; infinite ones of one sign only.
         k: How many cells, in [1, N²].
 
     Returns:
@@ -211,7 +211,7 @@ def read_rows(contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor) -> 
     """The weighted sum of some rows of the contents, for each entry of a batch.
 
     Args:
-        contents_MD: Floating.
+        contents_MD: Floating; where not finite, a weight of 0 may give NaN or nothing.
         locations_BK: int64, each in [0, M).
         weights_BK: Floating.
 

@@ -12,7 +12,14 @@ class AnnealedTopK:
     """Lowers a layer's `top_k` in a straight line, from many active locations to its own number.
 
     As inhibition grows, locations that were active beside the nearest ones have learned enough to
-    become the nearest somewhere. Each new `top_k` makes `torch.compile` compile again.
+    become the nearest somewhere. Each new `top_k` makes `torch.compile` compile again, and after
+    eight it gives up (`torch._dynamo.config.recompile_limit`): compile once the last is reached.
+
+    A state of the layer knows nothing of its `top_k`. To go on after a restart, make both as at
+    first, set `n_done` and call `step` on.
+
+    Attributes:
+        n_done: Steps taken so far.
 
     Args:
         layer: Whose `top_k` is lowered; it ends at the value that the layer has now.
@@ -20,8 +27,8 @@ class AnnealedTopK:
         n_steps: After how many calls of `step` the last value is reached.
 
     Raises:
-        ArgumentError: if `start` is below the layer's `top_k` or above its locations, or
-            `n_steps` is below 1.
+        ArgumentError: if the layer is no `SDMLayer`, `start` is below its `top_k` or above its
+            locations, or `n_steps` is below 1.
 
     Examples:
         >>> layer = SDMLayer(64, n_locations=1024, top_k=8)
@@ -34,6 +41,8 @@ class AnnealedTopK:
     """
 
     def __init__(self, layer: SDMLayer, *, start: int, n_steps: int) -> None:
+        if not isinstance(layer, SDMLayer):
+            checks.reject("AnnealedTopK", "layer", "be an SDMLayer", layer)
         decoder = layer.decoder
         last = decoder.top_k or decoder.n_locations
         self.start = checks.integer("AnnealedTopK", "start", start, last, decoder.n_locations)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pentti import checks
 from pentti.nn.tokens import check_range, left_padded
 
-__all__ = ["STOPPED", "LanguageModel", "Sampling", "sampled"]
+__all__ = ["LanguageModel", "STOPPED", "Sampling", "sampled"]  # noqa: RUF022 as `sorted` has it
 
 STOPPED = -1
 """What a stream gives for a prompt that has met its stop token."""

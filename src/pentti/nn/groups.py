@@ -30,7 +30,7 @@ def parameter_groups(
         Two groups: the rest, and the contents of all memories.
 
     Raises:
-        ArgumentError: if a rate is negative or no finite number.
+        ArgumentError: if a rate is negative or no finite number, or the module is none.
 
     Examples:
         >>> import torch
@@ -42,11 +42,13 @@ def parameter_groups(
 
     **Source:** Lample et al. 2019, section 4, where the values learn faster than the rest.
     """
+    if not isinstance(module, nn.Module):
+        checks.reject("parameter_groups", "module", "be a torch module", module)
     rates = {"lr": lr, "memory_lr": memory_lr, "weight_decay": weight_decay}
     for name, rate in rates.items():
         checks.number("parameter_groups", name, rate, 0.0, float("inf"))
-    contents = [one.contents for one in module.modules() if isinstance(one, SDMLayer)]
-    chosen = {id(parameter) for parameter in contents}
+    chosen = {id(one.contents) for one in module.modules() if isinstance(one, SDMLayer)}
+    contents = [parameter for parameter in module.parameters() if id(parameter) in chosen]
     rest = [parameter for parameter in module.parameters() if id(parameter) not in chosen]
     return [
         {"params": rest, "lr": lr, "weight_decay": weight_decay},

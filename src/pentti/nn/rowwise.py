@@ -13,6 +13,8 @@ from pentti import checks, kernels
 
 __all__ = ["RowwiseAdagrad"]
 
+_LEAST_EPS = 1e-30
+
 
 class RowwiseAdagrad(Optimizer):
     """Adagrad with one accumulator for each row: the mean square of the row's gradients.
@@ -25,7 +27,7 @@ class RowwiseAdagrad(Optimizer):
         parameters: Tensors of two dimensions (rows, width), or groups of them, as torch's
             optimisers take them.
         lr: Learning rate.
-        eps: Added to the root, to divide by.
+        eps: Added to the root, to divide by; at least 1e-30, which float32 can hold.
 
     Raises:
         ArgumentError: if `lr` or `eps` is out of range, or a parameter has not two dimensions.
@@ -48,13 +50,42 @@ class RowwiseAdagrad(Optimizer):
         lr: float = 0.01,
         eps: float = 1e-10,
     ) -> None:
-        lr = checks.number("RowwiseAdagrad", "lr", lr, 0.0, float("inf"))
-        eps = checks.number("RowwiseAdagrad", "eps", eps, 0.0, float("inf"))
         super().__init__(parameters, {"lr": lr, "eps": eps})
-        for parameter in (one for group in self.param_groups for one in group["params"]):
-            if parameter.ndim != 2:
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take more parameters, with settings of their own.
+
+        Args:
+            param_group: `params`, and `lr` or `eps` where they are to differ.
+
+        Raises:
+            ArgumentError: if a setting is out of range, or a parameter has not two dimensions.
+        """
+        for name, low in (("lr", 0.0), ("eps", _LEAST_EPS)):
+            setting = param_group.get(name, self.defaults[name])
+            checks.number("RowwiseAdagrad", name, setting, low, float("inf"))
+        given = param_group["params"]
+        parameters = [given] if isinstance(given, Tensor) else list(given)
+        for parameter in parameters:
+            if isinstance(parameter, Tensor) and parameter.ndim != 2:
                 got = checks.Words(f"one of shape {tuple(parameter.shape)}")
                 checks.reject("RowwiseAdagrad", "parameters", "have two dimensions", got)
+        super().add_param_group({**param_group, "params": parameters})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state; sums keep their type, which torch would make that of the table.
+
+        Args:
+            state_dict: What `state_dict` gave.
+        """
+        super().load_state_dict(state_dict)
+        saved = [key for group in state_dict["param_groups"] for key in group["params"]]
+        parameters = [one for group in self.param_groups for one in group["params"]]
+        for key, parameter in zip(saved, parameters, strict=True):
+            if key in state_dict["state"]:
+                sums = state_dict["state"][key]["sums"]
+                wide = torch.promote_types(parameter.dtype, torch.float32)
+                self.state[parameter]["sums"] = sums.to(parameter.device, wide, copy=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -83,12 +114,15 @@ class RowwiseAdagrad(Optimizer):
             state["sums"] = torch.zeros(len(parameter), dtype=wide, device=parameter.device)
         gradient = parameter.grad
         assert gradient is not None  # noqa: S101 the caller looked
-        if gradient.is_sparse:
+        if gradient.is_sparse and gradient.sparse_dim() == 1:
             rows, values = _coalesced(gradient)
         else:
-            rows, values = torch.arange(len(parameter), device=parameter.device), gradient
+            rows = torch.arange(len(parameter), device=parameter.device)
+            values = gradient.to_dense()
         apply = kernels.for_device(parameter.device)
         apply.adagrad_rows(parameter, state["sums"], rows, values, lr, eps)
+        # The kernels write past autograd, which must know that a graph made before is stale.
+        torch.autograd.graph.increment_version(parameter)
 
 
 def _coalesced(gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,9 @@ from pentti.nn.weighting import WEIGHTINGS, Weighting
 __all__ = ["MemoryOutput", "SDMLayer", "implied_beta"]
 
 
+_LEAST_BETA = 1.0  # below, the softmax hardly weighs and its β hardly learns
+
+
 class MemoryOutput(NamedTuple):
     """What a memory gives for a tensor (…, D): `output` (…, D) and `meter`, int64 (…).
 
@@ -89,16 +92,22 @@ class SDMLayer(nn.Module):
         super().__init__()
         self.dim = checks.count("SDMLayer", "dim", dim)
         checks.one_of("SDMLayer", "weighting", weighting, WEIGHTINGS)
+        checks.one_of("SDMLayer", "projected", projected, (False, True))
+        checks.one_of("SDMLayer", "sparse_gradients", sparse_gradients, (False, True))
         sizes = {"n_locations": n_locations, "n_heads": n_heads, "top_k": top_k}
         self.decoder = _decoder(self.dim, decoder, sizes)
         if not projected and self.decoder.dim != self.dim:
             got = checks.Words(f"{self.dim}, where the decoder's addresses have {self.decoder.dim}")
             checks.reject("SDMLayer", "dim", "be the width of an address if not projected", got)
-        self.query = nn.Linear(dim, self.decoder.dim, bias=False) if projected else nn.Identity()
-        self.weigh = Weighting(weighting, self.decoder.n_heads, implied_beta(self.decoder))
-        self.contents = nn.Parameter(torch.empty(self.decoder.n_locations, self.dim))
-        self.register_buffer("n_reads", torch.zeros(len(self.contents), dtype=torch.int64), False)
-        self.sparse_gradients = sparse_gradients
+        beta = max(implied_beta(self.decoder), _LEAST_BETA)
+        with self.decoder.device:
+            width = self.decoder.dim
+            self.query = nn.Linear(self.dim, width, bias=False) if projected else nn.Identity()
+            self.weigh = Weighting(weighting, self.decoder.n_heads, beta)
+            self.contents = nn.Parameter(torch.empty(self.decoder.n_locations, self.dim))
+            n_reads = torch.zeros(self.decoder.n_locations, dtype=torch.int64)
+        self.register_buffer("n_reads", n_reads, persistent=False)
+        self.sparse_gradients = bool(sparse_gradients)
         self.reset_contents()
 
     @torch.no_grad()
@@ -120,7 +129,8 @@ class SDMLayer(nn.Module):
             The output, of the shape of `x`, and the meter.
 
         Raises:
-            ArgumentError: if `x` is no floating tensor of that width on the layer's device.
+            ArgumentError: if `x` is no floating tensor of that width on the layer's device, or
+                has another type than the projection and there is no autocast to change it.
         """
         self._check(x)
         query = self.query(x)
@@ -129,10 +139,11 @@ class SDMLayer(nn.Module):
         if self.training:
             self._count(locations, active)
         n_active = locations.shape[-2] * locations.shape[-1]
+        wide = torch.promote_types(self.contents.dtype, torch.float32)
         output = ops.read_rows(
             self.contents,
             locations.reshape(-1, n_active),
-            weights.reshape(-1, n_active),
+            weights.reshape(-1, n_active).to(wide),
             self.sparse_gradients,
         )
         return MemoryOutput(output.view(x.shape).to(query.dtype), active.sum((-2, -1)))
@@ -168,12 +179,18 @@ class SDMLayer(nn.Module):
         if x.device != self.contents.device:
             got = checks.Words(str(x.device))
             checks.reject("SDMLayer", "x", f"be on {self.contents.device}", got)
+        if isinstance(self.query, nn.Linear) and x.dtype != self.query.weight.dtype:
+            double = x.dtype == torch.float64 or self.query.weight.dtype == torch.float64
+            if double or not torch.is_autocast_enabled(x.device.type):  # it leaves float64 alone
+                expected = f"be {self.query.weight.dtype} like the projection, or under autocast"
+                checks.reject("SDMLayer", "x", expected, checks.Words(str(x.dtype)))
 
     def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
         found = metadata.get("version", 1)
         if found > self._version:
+            name = prefix[:-1] or "state_dict"
             rest[-1].append(
-                f"{prefix}: the state of an SDMLayer is of version {found}, newer than "
+                f"{name}: the state of an SDMLayer is of version {found}, newer than "
                 f"{self._version}, which this pentti reads; install a newer one"
             )
         super()._load_from_state_dict(state, prefix, metadata, *rest)
@@ -183,7 +200,8 @@ def implied_beta(decoder: RealDecoder) -> float:
     """The β of the softmax that comes nearest to how a decoder's activations overlap.
 
     Two addresses at a cosine c share a number of locations that falls off about as e^(βc); β is
-    the least-squares slope of its logarithm from the activation threshold to 1.
+    the least-squares slope of its logarithm from the activation threshold to 1. Where every
+    location is active, or none, there is no slope and β is 0; a layer starts at 1 at least.
 
     Args:
         decoder: Of real addresses.
@@ -193,9 +211,9 @@ def implied_beta(decoder: RealDecoder) -> float:
 
     **Source:** Bricken & Pehlevan 2021, "Attention approximates sparse distributed memory".
     """
-    cosines = np.linspace(decoder.effective_threshold, 1.0, 33)
+    cosines = np.linspace(min(decoder.effective_threshold, 0.999), 1.0, 33)
     shares = np.log(np.maximum(decoder.overlap(cosines), np.finfo(float).tiny))
-    return float(np.polyfit(cosines, shares, 1)[0])
+    return max(0.0, float(np.polyfit(cosines, shares, 1)[0]))
 
 
 def _decoder(dim: int, decoder: RealDecoder | None, sizes: dict[str, int | None]) -> RealDecoder:
