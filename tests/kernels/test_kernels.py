@@ -1,5 +1,7 @@
 """Every kernel against the plain torch reference, at awkward sizes."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -185,3 +187,31 @@ def test_untiled_undoes_tiled(n_locations, generator):
 def test_each_device_has_its_kernels():
     assert for_device(torch.device("cpu")) is cpu
     assert for_device(torch.device("cuda")) is reference
+
+
+def test_without_torchs_own_threads_a_pool_does_the_same(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    expected = threads.over_ranges(lambda low, high: (low, high), 100, n_shares=4)
+    assert expected == [(100 * i // 12, 100 * (i + 1) // 12) for i in range(12)]
+    monkeypatch.setattr(threads, "_team", lambda: None)
+    assert threads.over_ranges(lambda low, high: (low, high), 100, n_shares=4) == expected
+    with pytest.raises(ZeroDivisionError):
+        threads.over_ranges(lambda low, high: high / (low - 50), 100, n_shares=4)
+    torch.set_num_threads(before)
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    code = """
+import os, sys, torch
+from pentti.kernels import threads
+torch.set_num_threads(2)
+ask = lambda: threads.over_ranges(lambda low, high: high - low, 10)
+assert ask() == [5, 5]
+child = os.fork()
+if child == 0:
+    os._exit(0 if ask() == [5, 5] else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert done.returncode == 0

@@ -40,6 +40,7 @@ _SCAN_CUES = 256  # cues that stay in the first-level cache during a scan
 _MATCH_CUES = 64  # cues that share one 64-bit word in a match
 _GROUP = 4  # cues that share one load of a tile
 _GATHER_WORK = 1 << 21  # floats gathered from which threads are worth waking
+_SHARES = 8  # for each thread, of work that follows operators of torch
 _SMALL_TABLE = 1 << 18  # floats that stay in the second-level cache
 _SHARE_WORK = 1 << 18  # counters, or words compared, from which threads are worth waking
 
@@ -206,7 +207,7 @@ def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
         sum_bits = sums.view(score_bits.dtype)
         loops.best_cells(scores, score_bits, low, high, limits, slack, sums, sum_bits, pairs)
 
-    over_ranges(find, n_rows, n_rows * n >= _SHARE_WORK >> 2)
+    over_ranges(find, n_rows, n_rows * n >= _SHARE_WORK >> 2, n_shares=_SHARES)
     return torch.from_numpy(pairs)
 
 
@@ -263,7 +264,9 @@ def read_rows(contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor) -> 
     def read(low: int, high: int) -> None:
         loops.read_weighted(contents, low, high, locations, weights, sums)
 
-    over_ranges(read, len(sums), locations.size * contents.shape[1] >= _GATHER_WORK)
+    over_ranges(
+        read, len(sums), locations.size * contents.shape[1] >= _GATHER_WORK, n_shares=_SHARES
+    )
     return torch.from_numpy(sums)
 
 
@@ -287,7 +290,9 @@ def row_dots(contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor) -> Tensor:
     def multiply(low: int, high: int) -> None:
         loops.dot_rows(contents, low, high, locations, x, dots)
 
-    over_ranges(multiply, len(dots), locations.size * contents.shape[1] >= _GATHER_WORK)
+    over_ranges(
+        multiply, len(dots), locations.size * contents.shape[1] >= _GATHER_WORK, n_shares=_SHARES
+    )
     return torch.from_numpy(dots)
 
 
@@ -356,7 +361,7 @@ def adagrad_rows(
     def step(low: int, high: int) -> None:
         loops.adagrad(table, sums, rows, low, high, gradient, kind(lr), kind(eps))
 
-    over_ranges(step, len(rows), gradient.size >= _GATHER_WORK)
+    over_ranges(step, len(rows), gradient.size >= _GATHER_WORK, n_shares=_SHARES)
 
 
 def _scatter_small(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int) -> Tensor:
@@ -380,7 +385,7 @@ def _scatter(
     def scatter(low: int, high: int) -> None:
         loops.scatter_sorted(entry, starts, slots, low, high, weights, x, sums)
 
-    over_ranges(scatter, len(slots), len(entry) * x.shape[1] >= _GATHER_WORK)
+    over_ranges(scatter, len(slots), len(entry) * x.shape[1] >= _GATHER_WORK, n_shares=_SHARES)
 
 
 def _sorted_by_row(locations_BK: Tensor, weights_BK: Tensor) -> tuple[Array, Array, Array]:
