@@ -78,7 +78,8 @@ class StridedAttention(SparseAttention):
     def _plan(self, length: int, *, backward: bool) -> list[Part]:
         near = self.stride - 1
         plan = window_plan(length, near, 0 if self.causal else near, backward=backward)
-        n_rows, n_longer = divmod(length, self.stride)  # the first columns have one row more
+        # The first columns have one row more. (The compiler knows no divmod of a changing length.)
+        n_rows, n_longer = length // self.stride, length % self.stride
         plan += self._columns(0, n_longer, n_rows + 1)
         return plan + self._columns(n_longer, self.stride - n_longer, n_rows)
 
