@@ -40,6 +40,9 @@ def over_ranges(
 
     Returns:
         The results in the order of the ranges.
+
+    Raises:
+        BaseException: the first that a call of the kernel raised, once all have ended.
     """
     n_threads = min(torch.get_num_threads(), n_items) if parallel else 1
     if n_threads <= 1:
