@@ -43,10 +43,9 @@ def recycled(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 def _take(n_bytes: int) -> npt.NDArray[np.uint8]:
     with _lock:
-        fitting = [memory for memory in _free if memory.nbytes >= n_bytes]
-        best = min(fitting or _free, key=lambda memory: memory.nbytes, default=None)
-        if best is not None:
-            _free[:] = [memory for memory in _free if memory is not best]
-    if best is not None and fitting:
-        return best
+        # The smallest that is large enough; where none is, the smallest makes way for a new one.
+        sizes = [(memory.nbytes < n_bytes, memory.nbytes) for memory in _free]
+        memory = _free.pop(sizes.index(min(sizes))) if sizes else None
+    if memory is not None and memory.nbytes >= n_bytes:
+        return memory
     return np.empty(int(_SLACK * n_bytes), dtype=np.uint8)

@@ -257,17 +257,8 @@ def read_rows(contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor) -> 
     """
     if not _is_native(contents_MD, weights_BK):
         return reference.read_rows(contents_MD, locations_BK, weights_BK)
-    contents, weights = contents_MD.numpy(), weights_BK.contiguous().numpy()
-    locations = locations_BK.contiguous().numpy()
-    sums = np.empty((len(locations), contents.shape[1]), dtype=contents.dtype)
-
-    def read(low: int, high: int) -> None:
-        loops.read_weighted(contents, low, high, locations, weights, sums)
-
-    over_ranges(
-        read, len(sums), locations.size * contents.shape[1] >= _GATHER_WORK, n_shares=_SHARES
-    )
-    return torch.from_numpy(sums)
+    shape = (len(locations_BK), contents_MD.shape[1])
+    return _by_entry(loops.read_weighted, contents_MD, locations_BK, weights_BK, shape)
 
 
 def row_dots(contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor) -> Tensor:
@@ -283,17 +274,7 @@ def row_dots(contents_MD: Tensor, locations_BK: Tensor, x_BD: Tensor) -> Tensor:
     """
     if not _is_native(contents_MD, x_BD):
         return reference.row_dots(contents_MD, locations_BK, x_BD)
-    contents, x = contents_MD.numpy(), x_BD.contiguous().numpy()
-    locations = locations_BK.contiguous().numpy()
-    dots = np.empty(locations.shape, dtype=contents.dtype)
-
-    def multiply(low: int, high: int) -> None:
-        loops.dot_rows(contents, low, high, locations, x, dots)
-
-    over_ranges(
-        multiply, len(dots), locations.size * contents.shape[1] >= _GATHER_WORK, n_shares=_SHARES
-    )
-    return torch.from_numpy(dots)
+    return _by_entry(loops.dot_rows, contents_MD, locations_BK, x_BD, tuple(locations_BK.shape))
 
 
 def scatter_rows(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
@@ -362,6 +343,26 @@ def adagrad_rows(
         loops.adagrad(table, sums, rows, low, high, gradient, kind(lr), kind(eps))
 
     over_ranges(step, len(rows), gradient.size >= _GATHER_WORK, n_shares=_SHARES)
+
+
+def _by_entry(
+    kernel: Callable[..., None],
+    contents_MD: Tensor,
+    locations_BK: Tensor,
+    given: Tensor,
+    shape: tuple[int, ...],
+) -> Tensor:
+    """Run a kernel that goes from entry to entry of a batch, over shares of it."""
+    contents, own = contents_MD.numpy(), given.contiguous().numpy()
+    locations = locations_BK.contiguous().numpy()
+    result = np.empty(shape, dtype=contents.dtype)
+
+    def run(low: int, high: int) -> None:
+        kernel(contents, low, high, locations, own, result)
+
+    large = locations.size * contents.shape[1] >= _GATHER_WORK
+    over_ranges(run, len(result), large, n_shares=_SHARES)
+    return torch.from_numpy(result)
 
 
 def _scatter_small(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int) -> Tensor:
