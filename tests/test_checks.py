@@ -66,3 +66,10 @@ def test_what_cannot_be_shown_is_described():
 def test_long_values_are_cut():
     with pytest.raises(ArgumentError, match=r"got '?x{70,}\.\.\.$"):
         checks.reject("f", "x", "be short", checks.Words("x" * 500))
+
+
+def test_a_flag_is_true_or_false():
+    assert checks.flag("f", "x", True) is True
+    assert checks.flag("f", "x", 0) is False
+    with pytest.raises(ArgumentError, match="f: `x` must be one of False, True, got 'no'"):
+        checks.flag("f", "x", "no")

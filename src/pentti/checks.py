@@ -16,7 +16,17 @@ from typing import NoReturn
 
 from pentti.errors import ArgumentError
 
-__all__ = ["Words", "count", "in_range", "integer", "number", "one_of", "probability", "reject"]
+__all__ = [
+    "Words",
+    "count",
+    "flag",
+    "in_range",
+    "integer",
+    "number",
+    "one_of",
+    "probability",
+    "reject",
+]
 
 
 class Words(str):
@@ -174,6 +184,24 @@ def one_of(where: str, argument: str, value: object, choices: Iterable[object]) 
     if value not in accepted:
         listed = ", ".join(_shown(choice) for choice in accepted)
         reject(where, argument, f"be one of {listed}", value)
+
+
+def flag(where: str, argument: str, value: object) -> bool:
+    """The value as a bool.
+
+    Args:
+        where: The public function or class that was called.
+        argument: The argument's name.
+        value: True or False.
+
+    Returns:
+        The value as a Python bool.
+
+    Raises:
+        ArgumentError: if it is neither.
+    """
+    one_of(where, argument, value, (False, True))
+    return bool(value)
 
 
 def _range_text(low: float, high: float | None) -> str:

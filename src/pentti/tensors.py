@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pentti import checks
 
-__all__ = ["as_tensor"]
+__all__ = ["as_tensor", "check_device", "check_vectors"]
 
 
 def as_tensor(
@@ -33,8 +33,8 @@ def as_tensor(
     """
     expected = f"be a tensor, an array or a list of {items}"
     if isinstance(value, Tensor):
-        if device is not None and value.device != device:
-            checks.reject(where, argument, f"be on {device}", checks.Words(str(value.device)))
+        if device is not None:
+            check_device(where, argument, value, device)
         if value.is_complex() or value.layout != torch.strided:
             kind = "complex numbers" if value.is_complex() else f"a {value.layout} tensor"
             checks.reject(where, argument, f"hold {items}", checks.Words(kind))
@@ -51,3 +51,41 @@ def as_tensor(
     elif not (array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative):
         array = array.astype(array.dtype.newbyteorder("="), order="C")
     return torch.as_tensor(array, device=device)
+
+
+def check_vectors(where: str, argument: str, value: Any, width: int, device: torch.device) -> None:
+    """Refuse what is no floating tensor of vectors; for layers, which keep gradients and types.
+
+    Args:
+        where: The public function or class that was called.
+        argument: The argument's name.
+        value: What should be a tensor of shape (…, width).
+        width: Components of a vector.
+        device: Where it should be.
+
+    Raises:
+        ArgumentError: if it is of another type or shape, or on another device.
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = checks.Words(str(value.dtype)) if isinstance(value, Tensor) else value
+        checks.reject(where, argument, "be a floating tensor", got)
+    if value.ndim == 0 or value.shape[-1] != width:
+        got = checks.Words(f"shape {tuple(value.shape)}")
+        checks.reject(where, argument, f"have shape (…, {width})", got)
+    check_device(where, argument, value, device)
+
+
+def check_device(where: str, argument: str, value: Tensor, device: torch.device) -> None:
+    """Refuse a tensor that is elsewhere.
+
+    Args:
+        where: The public function or class that was called.
+        argument: The argument's name.
+        value: The tensor.
+        device: Where it should be.
+
+    Raises:
+        ArgumentError: if it is on another device.
+    """
+    if value.device != device:
+        checks.reject(where, argument, f"be on {device}", checks.Words(str(value.device)))

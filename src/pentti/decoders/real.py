@@ -15,6 +15,7 @@ from pentti.activation import Activation
 from pentti.decoders.protocol import good_probability, warn_dead
 from pentti.decoders.search import QUERIES
 from pentti.decoders.settings import checked_dim, checked_threshold
+from pentti.tensors import check_vectors
 
 __all__ = ["Nearest", "RealDecoder", "Rows"]
 
@@ -162,9 +163,9 @@ class RealDecoder(nn.Module, ABC):
         if self.top_k is None:
             checks.reject(where, "top_k", "be set on the decoder", None)
         k = checks.integer(where, "top_k", self.top_k, 1, self.n_locations)
-        x = self._query(where, query)
-        with torch.autocast(x.device.type, enabled=False):
-            locations, similarity = self._nearest(x.reshape(-1, self.dim).to(self.dtype), k)
+        check_vectors(where, "query", query, self.dim, self.device)
+        with torch.autocast(query.device.type, enabled=False):
+            locations, similarity = self._nearest(query.reshape(-1, self.dim).to(self.dtype), k)
         shape = (*query.shape[:-1], self.n_heads, k)
         least = -torch.inf if self.threshold is None else self.threshold
         similarity = similarity.view(shape)
@@ -255,8 +256,7 @@ class RealDecoder(nn.Module, ABC):
         self.n_locations = checks.count(kind, "n_locations", n_locations)
         self.n_heads = checks.count(kind, "n_heads", n_heads)
         self.dim = checked_dim(kind, dim, self.n_heads, self.n_parts)
-        checks.one_of(kind, "learned", learned, (False, True))
-        self.learned = bool(learned)
+        self.learned = checks.flag(kind, "learned", learned)
         self._measured_meter = None
         if top_k is not None:
             top_k = checks.integer(kind, "top_k", top_k, 1, self.n_locations)
@@ -290,17 +290,6 @@ class RealDecoder(nn.Module, ABC):
         """Take `typical_meter` from the hard addresses, where they are data."""
         few = self.hard_addresses[:: max(1, self.n_locations // _SAMPLE)]
         self._measured_meter = float(self(few).meter.double().mean())
-
-    def _query(self, where: str, query: Tensor) -> Tensor:
-        if not isinstance(query, Tensor) or not query.is_floating_point():
-            got = checks.Words(str(query.dtype)) if isinstance(query, Tensor) else query
-            checks.reject(where, "query", "be a floating tensor", got)
-        if query.ndim == 0 or query.shape[-1] != self.dim:
-            got = checks.Words(f"shape {tuple(query.shape)}")
-            checks.reject(where, "query", f"have shape (…, {self.dim})", got)
-        if query.device != self.device:
-            checks.reject(where, "query", f"be on {self.device}", checks.Words(str(query.device)))
-        return query
 
     def _activation(self, cue: Tensor) -> Activation:
         if self.top_k is None:

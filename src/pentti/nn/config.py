@@ -96,8 +96,7 @@ class PenttiConfig:
             got = checks.Words(f"{self.dim} with {self.n_heads} heads")
             checks.reject(where, "dim", "be a multiple of `n_heads`", got)
         for name in ("sparse_gradients", "causal", "tied"):
-            checks.one_of(where, name, getattr(self, name), (False, True))
-            self._set(name, bool(getattr(self, name)))
+            self._set(name, checks.flag(where, name, getattr(self, name)))
         checks.one_of(where, "local", self.local, LOCAL_KINDS)
         factor = checks.number(where, "feed_forward_factor", self.feed_forward_factor, 0, math.inf)
         if factor == 0:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pentti import checks
-from pentti.nn.local.base import flag
 from pentti.nn.mixing import Mixing, cache_of, check_module
 from pentti.nn.sdm import MemoryOutput
 
@@ -60,7 +59,7 @@ class FusionLayer(Mixing):
         start = checks.probability("FusionLayer", "start", start)
         self.local = check_module("FusionLayer", "local", local)
         self.memory = check_module("FusionLayer", "memory", memory)
-        per_channel = flag("FusionLayer", "per_channel", per_channel)
+        per_channel = checks.flag("FusionLayer", "per_channel", per_channel)
         self.gate_weight = nn.Linear(dim, dim if per_channel else 1)
         nn.init.zeros_(self.gate_weight.weight)
         nn.init.constant_(self.gate_weight.bias, math.log(start / (1 - start)))

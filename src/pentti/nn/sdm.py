@@ -15,6 +15,7 @@ from pentti.decoders.real import RealDecoder
 from pentti.kernels import ops
 from pentti.nn.utilisation import Utilisation
 from pentti.nn.weighting import WEIGHTINGS, Weighting
+from pentti.tensors import check_vectors
 
 __all__ = ["MemoryOutput", "SDMLayer", "implied_beta"]
 
@@ -92,8 +93,8 @@ class SDMLayer(nn.Module):
         super().__init__()
         self.dim = checks.count("SDMLayer", "dim", dim)
         checks.one_of("SDMLayer", "weighting", weighting, WEIGHTINGS)
-        checks.one_of("SDMLayer", "projected", projected, (False, True))
-        checks.one_of("SDMLayer", "sparse_gradients", sparse_gradients, (False, True))
+        projected = checks.flag("SDMLayer", "projected", projected)
+        self.sparse_gradients = checks.flag("SDMLayer", "sparse_gradients", sparse_gradients)
         sizes = {"n_locations": n_locations, "n_heads": n_heads, "top_k": top_k}
         self.decoder = _decoder(self.dim, decoder, sizes)
         if not projected and self.decoder.dim != self.dim:
@@ -107,7 +108,6 @@ class SDMLayer(nn.Module):
             self.contents = nn.Parameter(torch.empty(self.decoder.n_locations, self.dim))
             n_reads = torch.zeros(self.decoder.n_locations, dtype=torch.int64)
         self.register_buffer("n_reads", n_reads, persistent=False)
-        self.sparse_gradients = bool(sparse_gradients)
         self.reset_contents()
 
     @torch.no_grad()
@@ -170,15 +170,7 @@ class SDMLayer(nn.Module):
         self.n_reads.scatter_add_(0, locations.flatten(), active.flatten().to(torch.int64))
 
     def _check(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = checks.Words(str(x.dtype)) if isinstance(x, Tensor) else x
-            checks.reject("SDMLayer", "x", "be a floating tensor", got)
-        if x.ndim == 0 or x.shape[-1] != self.dim:
-            got = checks.Words(f"shape {tuple(x.shape)}")
-            checks.reject("SDMLayer", "x", f"have shape (…, {self.dim})", got)
-        if x.device != self.contents.device:
-            got = checks.Words(str(x.device))
-            checks.reject("SDMLayer", "x", f"be on {self.contents.device}", got)
+        check_vectors("SDMLayer", "x", x, self.dim, self.contents.device)
         if isinstance(self.query, nn.Linear) and x.dtype != self.query.weight.dtype:
             double = x.dtype == torch.float64 or self.query.weight.dtype == torch.float64
             if double or not torch.is_autocast_enabled(x.device.type):  # it leaves float64 alone

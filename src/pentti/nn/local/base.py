@@ -14,8 +14,9 @@ from pentti.nn.local import ops
 from pentti.nn.local.cache import KeyValueCache
 from pentti.nn.local.plan import Part, fitted, silence
 from pentti.nn.local.rotary import rotate
+from pentti.tensors import check_device
 
-__all__ = ["SparseAttention", "check_device", "check_mask", "flag"]
+__all__ = ["SparseAttention", "check_mask"]
 
 _STEP = 256  # new tokens that meet the cache at a time, so that no mask is longer
 
@@ -42,8 +43,8 @@ class SparseAttention(nn.Module, ABC):
         self._where = type(self).__name__
         self.dim = checks.count(self._where, "dim", dim)
         self.n_heads = checks.count(self._where, "n_heads", n_heads)
-        self.causal = flag(self._where, "causal", causal)
-        self.rotary = flag(self._where, "rotary", rotary)
+        self.causal = checks.flag(self._where, "causal", causal)
+        self.rotary = checks.flag(self._where, "rotary", rotary)
         if self.dim % self.n_heads:
             self._reject_heads(f"divide `dim` = {dim}", 1)
         if self.rotary and self.dim // self.n_heads % 2:
@@ -252,24 +253,6 @@ class SparseAttention(nn.Module, ABC):
         checks.reject(self._where, "n_heads", f"{expected} (good: {listed})", self.n_heads)
 
 
-def flag(where: str, argument: str, value: object) -> bool:
-    """The value as a bool.
-
-    Args:
-        where: The class that was called.
-        argument: The argument's name.
-        value: True or False.
-
-    Returns:
-        The value.
-
-    Raises:
-        ArgumentError: if it is neither.
-    """
-    checks.one_of(where, argument, value, (False, True))
-    return bool(value)
-
-
 def check_mask(where: str, x_BLD: Tensor, token_mask: Any) -> None:
     """Refuse a token mask that does not fit the tokens.
 
@@ -290,22 +273,6 @@ def check_mask(where: str, x_BLD: Tensor, token_mask: Any) -> None:
         expected = f"have the shape {tuple(x_BLD.shape[:-1])} of the tokens"
         checks.reject(where, "token_mask", expected, checks.Words(tuple(token_mask.shape)))
     check_device(where, "token_mask", token_mask, x_BLD.device)
-
-
-def check_device(where: str, argument: str, value: Tensor, device: torch.device) -> None:
-    """Refuse a tensor that is elsewhere.
-
-    Args:
-        where: The class that was called.
-        argument: The argument's name.
-        value: The tensor.
-        device: Where it should be.
-
-    Raises:
-        ArgumentError: if it is on another device.
-    """
-    if value.device != device:
-        checks.reject(where, argument, f"be on {device}", checks.Words(str(value.device)))
 
 
 def _kind(value: object) -> str:

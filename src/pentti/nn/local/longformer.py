@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pentti import checks
 from pentti.nn.local import ops
-from pentti.nn.local.base import SparseAttention, flag
+from pentti.nn.local.base import SparseAttention
 from pentti.nn.local.plan import Cut, Part, present
 from pentti.nn.local.rotary import rotate
 from pentti.nn.local.window import window_plan
@@ -72,7 +72,7 @@ class LongformerAttention(SparseAttention):
         super().__init__(dim, n_heads, causal=causal, rotary=rotary)
         self.window = checks.count(self._where, "window", window)
         self.n_global = checks.integer(self._where, "n_global", n_global, 0)
-        self.global_projections = flag(self._where, "global_projections", global_projections)
+        self.global_projections = checks.flag(self._where, "global_projections", global_projections)
         if self.causal and self.global_projections:
             checks.reject(self._where, "global_projections", "be False where causal", True)
         if self.global_projections:
