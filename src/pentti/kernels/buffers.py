@@ -35,8 +35,8 @@ def recycled(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if n_bytes < _LEAST_BYTES:
         return np.empty(shape, dtype)
-    memory = _take(n_bytes)
-    array = memory[:n_bytes].view(dtype).reshape(shape)
+    memory = _take(n_bytes + 64)
+    array = memory[-memory.ctypes.data % 64:][:n_bytes].view(dtype).reshape(shape)
     weakref.finalize(array, _free.append, memory).atexit = False
     return array
 

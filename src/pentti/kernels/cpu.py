@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pentti.kernels import loops, orders, reference
+from pentti.kernels import grids, loops, orders, reference
 from pentti.kernels.buffers import recycled
 from pentti.kernels.layout import LANES
 from pentti.kernels.threads import over_ranges
@@ -205,7 +205,7 @@ def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
     def find(low: int, high: int) -> None:
         sums = np.empty(n_cells + 4 * k + 64, dtype=scores.dtype)
         sum_bits = sums.view(score_bits.dtype)
-        loops.best_cells(scores, score_bits, low, high, limits, slack, sums, sum_bits, pairs)
+        grids.best_cells(scores, score_bits, low, high, limits, slack, sums, sum_bits, pairs)
 
     over_ranges(find, n_rows, n_rows * n >= _SHARE_WORK >> 2, n_shares=_SHARES)
     return torch.from_numpy(pairs)
