@@ -91,6 +91,23 @@ def test_rows_equal_the_reference(
     same(dense, reference.scatter_dense(locations, weights, x, n_locations))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(("n_locations", "n_entries", "k", "width"), SIZES)
+@pytest.mark.parametrize("past", [0, 1 << 40], ids=["past the cache", "cached"])
+def test_both_derivatives_at_once_equal_the_reference(
+    n_locations, n_entries, k, width, dtype, past, generator, monkeypatch
+):
+    monkeypatch.setattr(cpu, "_SMALL_TABLE", 0)
+    monkeypatch.setattr(cpu, "_UNCACHED_BYTES", past)
+    monkeypatch.setattr(buffers, "_LEAST_BYTES", 1)
+    # Widths of whole cache lines too, for only these can go past the cache.
+    for d in (width, 32):
+        given = table(n_locations, n_entries, k, d, dtype, generator)
+        for name in ("read_backward", "read_backward_dense"):
+            found, expected = getattr(cpu, name)(*given), getattr(reference, name)(*given)
+            torch.testing.assert_close(found, expected)
+
+
 def test_the_reference_rows_are_the_definition(generator):
     contents, locations, weights, x = table(23, 13, 5, 7, torch.float64, generator)
     matrix = torch.zeros(13, 23, dtype=torch.float64)
@@ -119,6 +136,8 @@ def test_large_batches_are_shared_among_threads_and_stay_the_same(small, generat
                 cpu.row_dots(contents, locations, x),
                 *cpu.scatter_rows(locations, weights, x),
                 cpu.scatter_dense(locations, weights, x, 301),
+                *cpu.read_backward(contents, locations, weights, x),
+                *cpu.read_backward_dense(contents, locations, weights, x),
             )
         )
     torch.set_num_threads(threads)
@@ -135,6 +154,11 @@ def test_half_precision_works_by_upcasting(dtype, generator):
     assert torch.equal(read, exact.to(dtype))
     assert cpu.row_dots(contents.to(dtype), locations, x).dtype == torch.float32
     assert cpu.scatter_rows(locations, weights.to(dtype), x.to(dtype))[1].dtype == torch.float32
+    halves = (contents.to(dtype), locations, weights.to(dtype), x.to(dtype))
+    for name in ("read_backward", "read_backward_dense"):
+        found = getattr(cpu, name)(*halves)
+        assert found[-2].dtype == torch.float32
+        torch.testing.assert_close(found, getattr(reference, name)(*halves))
 
 
 def test_gradients_of_the_operators(generator):
@@ -143,6 +167,24 @@ def test_gradients_of_the_operators(generator):
         tensor.requires_grad_()
     assert gradcheck(lambda c, w: ops.read_rows(c, locations, w), (contents, weights))
     assert gradcheck(lambda c, y: ops.row_dots(c, locations, y), (contents, x))
+
+
+def test_gradients_of_what_a_search_finds(generator):
+    halves = torch.randn((4, 5, 3), dtype=torch.float64, generator=generator).requires_grad_()
+    books = torch.randn((4, 7, 3), dtype=torch.float64, generator=generator).requires_grad_()
+    pairs, sums = ops.product_search(halves, books, 6)
+    first, second = halves.view(2, 2, 5, 3).unbind()
+    for h in range(2):  # the definition
+        one = (first[h, :, None] * books[h][pairs[0, h]]).sum(-1)
+        two = (second[h, :, None] * books[2 + h][pairs[1, h]]).sum(-1)
+        torch.testing.assert_close(sums[h], one + two)
+    assert not pairs.requires_grad
+
+    def scores(halves, books):
+        return ops.product_search(halves, books, 6)[1]
+
+    assert gradcheck(scores, (halves, books))
+    assert gradgradcheck(scores, (halves, books))
 
 
 def test_second_derivatives_of_the_operators(generator):
@@ -217,13 +259,16 @@ def test_a_sparse_gradient_has_the_touched_rows_only(generator):
 def test_a_search_in_blocks_finds_the_same(generator, monkeypatch):
     halves = torch.randn((6, 17, 5), dtype=torch.float64, generator=generator)
     books = torch.randn((6, 11, 5), dtype=torch.float64, generator=generator)
-    whole = ops.product_search(halves, books, 7)
-    assert whole.shape == (2, 3, 17, 7)
+    pairs, sums = ops.product_search(halves, books, 7)
+    assert pairs.shape == (2, 3, 17, 7)
     scores = torch.bmm(halves, books.mT).view(2, 51, 11)
-    assert torch.equal(whole.view(2, 51, 7), reference.product_top_k(scores, 7))
+    assert torch.equal(pairs.view(2, 51, 7), reference.product_top_k(scores, 7))
     monkeypatch.setattr(ops, "_SCORES", 6 * 11 * 3)
-    assert torch.equal(ops.product_search(halves, books, 7), whole)
-    assert ops.product_search(halves[:, :0], books, 7).shape == (2, 3, 0, 7)
+    again = ops.product_search(halves, books, 7)
+    assert torch.equal(again[0], pairs)
+    torch.testing.assert_close(again[1], sums)
+    nothing = ops.product_search(halves[:, :0], books, 7)
+    assert [found.shape for found in nothing] == [(2, 3, 0, 7), (3, 0, 7)]
 
 
 def test_operators_are_registered_as_torch_asks(generator):
@@ -234,7 +279,8 @@ def test_operators_are_registered_as_torch_asks(generator):
     for done in (
         opcheck(ops._read, (contents, locations, weights, False)),
         opcheck(ops._dots, (contents, locations, x, False)),
-        opcheck(ops.product_search, (x[None].expand(4, -1, -1).detach(), torch.randn(4, 13, 7), 4)),
+        opcheck(ops._search, (x[None].expand(4, -1, -1).detach(), torch.randn(4, 13, 7), 4)),
+        opcheck(ops._read_gradients, tuple(t.detach() for t in (contents, locations, weights, x))),
         opcheck(ops._scatter_dense, (locations, weights.detach(), x.detach(), 11)),
     ):
         assert set(done.values()) == {"SUCCESS"}
@@ -246,17 +292,17 @@ def test_compiled_operators_equal_eager_ones(generator, compiler):
     books = torch.randn((4, 11, 13), generator=generator)
 
     def both(contents, weights, x, scores):
-        pairs = ops.product_search(scores, books, 4)
+        pairs, sums = ops.product_search(scores, books, 4)
         read = ops.read_rows(contents, locations, weights)
-        return read, ops.row_dots(contents, locations, x), pairs
+        return read, ops.row_dots(contents, locations, x), sums, pairs
 
-    leaves = [t.requires_grad_() for t in (contents, weights, x)]
-    eager = both(*leaves, scores)
-    compiled = compiler(both, fullgraph=True, backend="aot_eager")(*leaves, scores)
+    leaves = [t.requires_grad_() for t in (contents, weights, x, scores, books)]
+    eager = both(*leaves[:4])
+    compiled = compiler(both, fullgraph=True, backend="aot_eager")(*leaves[:4])
     for one, other in zip(eager, compiled, strict=True):
         assert torch.equal(one, other)
-    expected = torch.autograd.grad(eager[0].sum() + eager[1].sum(), leaves)
-    found = torch.autograd.grad(compiled[0].sum() + compiled[1].sum(), leaves)
+    expected = torch.autograd.grad(sum(part.sum() for part in eager[:3]), leaves)
+    found = torch.autograd.grad(sum(part.sum() for part in compiled[:3]), leaves)
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -115,14 +115,8 @@ class ProductKeys(RealDecoder):
 
     def _nearest(self, query_BD: Tensor, k: int) -> tuple[Tensor, Tensor]:
         halves, books = self._halves(query_BD)
-        pairs = ops.product_search(halves.detach(), books.detach(), k)
-        n = books.shape[1]
-        locations = pairs[0] * n + pairs[1]
-        # Only the winners are scored with a gradient: row h · n + i of all codebooks in one table.
-        book = torch.arange(0, len(books) * n, n, device=pairs.device)
-        rows = pairs.view(len(books), -1, k) + book[:, None, None]
-        found = ops.row_dots(books.flatten(0, 1), rows.flatten(0, 1), halves.flatten(0, 1))
-        similarity = found.view(pairs.shape).sum(0)
+        pairs, similarity = ops.product_search(halves, books, k)
+        locations = pairs[0] * books.shape[1] + pairs[1]
         return locations.transpose(0, 1), similarity.transpose(0, 1)
 
     def _halves(self, address_BD: Tensor) -> tuple[Tensor, Tensor]:

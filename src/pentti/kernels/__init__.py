@@ -73,6 +73,16 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Scatter: the same, with a row for every location."""
 
+    def read_backward(
+        self, contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both derivatives of `read_rows` at once, for touched rows."""
+
+    def read_backward_dense(
+        self, contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same, with a row for every location."""
+
     def adagrad_rows(
         self,
         table_MD: Tensor,

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["recycled"]
+__all__ = ["ALIGNMENT", "recycled"]
+
+ALIGNMENT = 64
+"""Bytes: a large array starts on a cache line."""
 
 _LEAST_BYTES = 1 << 20  # below that the allocator recycles by itself
 _SLACK = 1.125  # the number of touched rows differs a little from step to step
@@ -35,8 +38,8 @@ def recycled(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if n_bytes < _LEAST_BYTES:
         return np.empty(shape, dtype)
-    memory = _take(n_bytes + 64)
-    array = memory[-memory.ctypes.data % 64:][:n_bytes].view(dtype).reshape(shape)
+    memory = _take(n_bytes + ALIGNMENT)
+    array = memory[-memory.ctypes.data % ALIGNMENT :][:n_bytes].view(dtype).reshape(shape)
     weakref.finalize(array, _free.append, memory).atexit = False
     return array
 

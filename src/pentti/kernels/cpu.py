@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pentti.kernels import grids, loops, orders, reference
-from pentti.kernels.buffers import recycled
+from pentti.kernels.buffers import ALIGNMENT, recycled
 from pentti.kernels.layout import LANES
 from pentti.kernels.threads import over_ranges
 
@@ -26,6 +26,8 @@ __all__ = [
     "majority_rows",
     "product_threshold",
     "product_top_k",
+    "read_backward",
+    "read_backward_dense",
     "read_rows",
     "row_dots",
     "scatter_dense",
@@ -42,6 +44,7 @@ _GROUP = 4  # cues that share one load of a tile
 _GATHER_WORK = 1 << 21  # floats gathered from which threads are worth waking
 _SHARES = 8  # for each thread, of work that follows operators of torch
 _SMALL_TABLE = 1 << 18  # floats that stay in the second-level cache
+_UNCACHED_BYTES = 1 << 25  # of a gradient that does not stay in the cache
 _SHARE_WORK = 1 << 18  # counters, or words compared, from which threads are worth waking
 
 
@@ -319,6 +322,50 @@ def scatter_dense(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows
     return torch.from_numpy(sums)
 
 
+def read_backward(
+    contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The derivatives of `read_rows`, for touched rows; see `reference.read_backward`.
+
+    Args:
+        contents_MD: Floating.
+        locations_BK: int64, each in [0, M).
+        weights_BK: Floating.
+        x_BD: Floating.
+
+    Returns:
+        As `scatter_rows`, and then as `row_dots`.
+    """
+    if not _is_native(contents_MD, weights_BK, x_BD):
+        return reference.read_backward(contents_MD, locations_BK, weights_BK, x_BD)
+    entry, rows, starts = _sorted_by_row(locations_BK, weights_BK)
+    sums, dots = _backward(contents_MD, locations_BK, weights_BK, x_BD, entry, rows, starts, False)
+    return torch.from_numpy(rows), sums, dots
+
+
+def read_backward_dense(
+    contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The derivatives of `read_rows`, for all rows; see `reference.read_backward_dense`.
+
+    Args:
+        contents_MD: Floating.
+        locations_BK: int64, each in [0, M).
+        weights_BK: Floating.
+        x_BD: Floating.
+
+    Returns:
+        As `scatter_dense`, and then as `row_dots`.
+    """
+    if not _is_native(contents_MD, weights_BK, x_BD):
+        return reference.read_backward_dense(contents_MD, locations_BK, weights_BK, x_BD)
+    if contents_MD.numel() <= _SMALL_TABLE:
+        dense = scatter_dense(locations_BK, weights_BK, x_BD, len(contents_MD))
+        return dense, row_dots(contents_MD, locations_BK, x_BD)
+    order = _sorted_by_row(locations_BK, weights_BK)
+    return _backward(contents_MD, locations_BK, weights_BK, x_BD, *order, True)
+
+
 def adagrad_rows(
     table_MD: Tensor, sums_M: Tensor, rows_R: Tensor, gradient_RD: Tensor, lr: float, eps: float
 ) -> None:
@@ -378,6 +425,41 @@ def _scatter_small(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_row
     return torch.from_numpy(sums)
 
 
+def _backward(
+    contents_MD: Tensor,
+    locations_BK: Tensor,
+    weights_BK: Tensor,
+    x_BD: Tensor,
+    entry: Array,
+    rows: Array,
+    starts: Array,
+    spread: bool,
+) -> tuple[Tensor, Tensor]:
+    """Sums of the weighted entries and products with the rows, from one visit of each row."""
+    contents, locations = contents_MD.contiguous().numpy(), locations_BK.contiguous().numpy()
+    weights, x = weights_BK.contiguous().numpy(), x_BD.contiguous().numpy()
+    sums = recycled((len(contents) if spread else len(rows), x.shape[1]), x.dtype)
+    dots = np.empty(locations.shape, dtype=x.dtype)
+    whole_lines = not (sums.ctypes.data | sums.strides[0]) % ALIGNMENT
+    past = whole_lines and sums.nbytes >= _UNCACHED_BYTES
+
+    def visit(low: int, high: int) -> None:
+        loops.read_backward(
+            contents, rows, entry, starts, low, high, spread, past, weights, x, dots, sums
+        )
+
+    large = dots.size * x.shape[1] >= _GATHER_WORK or sums.size >= _GATHER_WORK
+    over_ranges(visit, len(sums), large, n_shares=_SHARES)
+    if len(entry) < weights.size:  # those of weight 0 were left out
+        silent = (weights.ravel() == 0).nonzero()[0]
+
+        def dot(low: int, high: int) -> None:
+            loops.dot_some(contents, locations, x, silent, low, high, dots)
+
+        over_ranges(dot, len(silent), len(silent) * x.shape[1] >= _GATHER_WORK, n_shares=_SHARES)
+    return torch.from_numpy(sums), torch.from_numpy(dots)
+
+
 def _scatter(
     entry: Array, starts: Array, slots: Array, weights_BK: Tensor, x_BD: Tensor, sums: Array
 ) -> None:
@@ -392,12 +474,12 @@ def _scatter(
 def _sorted_by_row(locations_BK: Tensor, weights_BK: Tensor) -> tuple[Array, Array, Array]:
     """Entries of weight not 0 by row, then by place; the rows; where each row starts."""
     locations = locations_BK.contiguous().numpy().ravel()
-    kept = weights_BK.contiguous().numpy().ravel().nonzero()[0]
+    weights = weights_BK.contiguous().numpy().ravel()
     n_bits = int(locations.max(initial=0)).bit_length()
-    entry = orders.sort_by_row(locations, n_bits, kept, np.empty_like(kept))
-    starts, rows = np.empty(len(entry) + 1, dtype=np.int64), np.empty(len(entry), dtype=np.int64)
-    n_rows = orders.cut_by_row(locations, entry, starts, rows)
-    return entry, rows[:n_rows].copy(), starts
+    entry, starts, rows = np.empty((3, len(locations) + 1), dtype=np.int64)
+    n_kept = orders.sort_by_row(locations, weights, n_bits, entry, starts)
+    n_rows = orders.cut_by_row(locations, entry, n_kept, starts, rows)
+    return entry[:n_kept], rows[:n_rows].copy(), starts
 
 
 def _is_native(*tensors: Tensor) -> bool:

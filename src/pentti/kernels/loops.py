@@ -25,9 +25,11 @@ __all__ = [
     "add_real",
     "add_saturating",
     "dot_rows",
+    "dot_some",
     "majority_of_counters",
     "match",
     "place",
+    "read_backward",
     "read_weighted",
     "scan",
     "scatter_columns",
@@ -155,9 +157,49 @@ def _prefetch(for_writing: bool) -> Any:
     return prefetch
 
 
+@intrinsic
+def _emit_stream(typing_context: Any, rows: Any, row: Any, values: Any) -> Any:
+    """Write a row of whole cache lines past the cache, which need not read them first."""
+    del typing_context, row
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows = context.make_array(signature.args[0])(context, builder, arguments[0])
+        values = context.make_array(signature.args[2])(context, builder, arguments[2])
+        row_bytes = builder.extract_value(rows.strides, 0)
+        octet, line = ir.IntType(8).as_pointer(), ir.VectorType(ir.IntType(32), 16)
+        to = builder.gep(builder.bitcast(rows.data, octet), [builder.mul(arguments[1], row_bytes)])
+        come = builder.bitcast(values.data, octet)
+        size = ir.Constant(_I64, _LINE_BYTES)
+        past = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        with cgutils.for_range(builder, builder.udiv(row_bytes, size)) as loop:
+            place = [builder.mul(loop.index, size)]
+            source = builder.bitcast(builder.gep(come, place), line.as_pointer())
+            target = builder.bitcast(builder.gep(to, place), line.as_pointer())
+            loaded = builder.load(source, align=signature.args[2].dtype.bitwidth // 8)
+            builder.store(loaded, target, align=_LINE_BYTES).set_metadata("nontemporal", past)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, values), emit
+
+
+@intrinsic
+def _emit_fence(typing_context: Any) -> Any:
+    """Make what was written past the cache visible to whoever is told that it is there."""
+    del typing_context
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del signature, arguments
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
 _prefetch_to_read = _prefetch(for_writing=False)
 _prefetch_to_write = _prefetch(for_writing=True)
+_fence: Any = _emit_fence
 _saturating_add: Any = _emit_saturating_add
+_stream: Any = _emit_stream
 trailing_zeros: Any = _emit_trailing_zeros
 _within_radius_1 = _within_radius(1)
 _within_radius_4 = _within_radius(4)
@@ -369,6 +411,51 @@ def scatter_sorted(entry, starts, slots, low, high, weights, x, sums):
             step, weight = x[b], weights[b, entry[e] - b * n_per_entry]
             for d in range(width):
                 total[d] += weight * step[d]
+
+
+@reassociating
+def read_backward(contents, rows, entry, starts, low, high, spread, past, weights, x, dots, sums):
+    """Both derivatives of `read_weighted`, for a range of the rows of `sums`.
+
+    A row of the contents is read once for all entries that fall on it. With `spread`, `sums` has a
+    row for every location, else for each of `rows`; `past` says that it does not stay in the cache.
+    """
+    width, n_per_entry = x.shape[1], weights.shape[1]
+    total = np.empty(width, dtype=x.dtype)
+    r = np.searchsorted(rows, low) if spread else low
+    for slot in range(low, high):
+        total[:] = 0
+        if r < len(rows) and (rows[r] == slot or not spread):
+            if r + _AHEAD < len(rows):
+                _prefetch_to_read(contents, rows[r + _AHEAD])
+            row = contents[rows[r]]
+            for e in range(starts[r], starts[r + 1]):
+                b = entry[e] // n_per_entry
+                k = entry[e] - b * n_per_entry
+                step, weight, dot = x[b], weights[b, k], x.dtype.type(0)
+                for d in range(width):
+                    total[d] += weight * step[d]
+                    dot += row[d] * step[d]
+                dots[b, k] = dot
+            r += 1
+        if past:
+            _stream(sums, slot, total)
+        else:
+            sums[slot] = total
+    _fence()
+
+
+@reassociating
+def dot_some(contents, locations, x, entry, low, high, dots):
+    """The products of `dot_rows` for a range of some entries."""
+    n_per_entry = locations.shape[1]
+    for e in range(low, high):
+        b = entry[e] // n_per_entry
+        k = entry[e] - b * n_per_entry
+        row, dot = contents[locations[b, k]], x.dtype.type(0)
+        for d in range(x.shape[1]):
+            dot += row[d] * x[b, d]
+        dots[b, k] = dot
 
 
 @reassociating

@@ -1,8 +1,8 @@
 """The kernels of the layers as torch operators: with gradients, and inside `torch.compile`.
 
-Each picks the kernels of the device that its tensors are on. Search has no gradient; reading
-(`read_rows`) and scoring (`row_dots`) are each other's derivative, as often as one likes, but for
-sparse gradients, which have none.
+Each picks the kernels of the device that its tensors are on. What a search finds has no gradient,
+but how well it fits has one. Reading (`read_rows`) and scoring (`row_dots`) are each other's
+derivative, as often as one likes, but for sparse gradients, which have none.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ __all__ = ["product_search", "read_rows", "row_dots"]
 _SCORES = 1 << 21  # scores held at a time, so that they stay in the cache and do not add up
 
 
-@torch.library.custom_op("pentti::product_search", mutates_args=())
-def product_search(halves: Tensor, books: Tensor, k: int) -> Tensor:
+def product_search(halves: Tensor, books: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The best pairs of half addresses for each query, by the sum of their products with it.
 
     Args:
@@ -30,15 +29,26 @@ def product_search(halves: Tensor, books: Tensor, k: int) -> Tensor:
 
     Returns:
         int64 tensor of shape (2, H, B, k): places in the first and in the second codebook, the best
-        pair first; see `reference.product_top_k`.
+        pair first; see `reference.product_top_k`. And the sums of the winners, shape (H, B, k),
+        with gradients for halves and books.
     """
+    pairs, sums = _search(halves, books, k)
+    return pairs, sums
+
+
+@torch.library.custom_op("pentti::product_search", mutates_args=())
+def _search(halves: Tensor, books: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n_heads, n = len(books) // 2, books.shape[1]
     apply = kernels.for_device(halves.device)
-    found = [
-        apply.product_top_k(_products(some, books), k).view(2, n_heads, some.shape[1], k)
-        for some in halves.split(max(1, _SCORES // (len(books) * n)), dim=1)
-    ]
-    return torch.cat(found, dim=2)
+    found = []
+    for some in halves.split(max(1, _SCORES // (len(books) * n)), dim=1):
+        scores_2RN = _products(some, books)
+        pairs_2RK = apply.product_top_k(scores_2RN, k)
+        sums_RK = scores_2RN.gather(2, pairs_2RK).sum(0)
+        shape = (n_heads, some.shape[1], k)
+        found.append((pairs_2RK.view(2, *shape), sums_RK.view(shape)))
+    pairs, sums = zip(*found, strict=True)
+    return torch.cat(pairs, dim=2), torch.cat(sums, dim=1)
 
 
 def _products(halves: Tensor, books: Tensor) -> Tensor:
@@ -47,10 +57,32 @@ def _products(halves: Tensor, books: Tensor) -> Tensor:
     return torch.bmm(halves, books.mT).view(2, n_rows, books.shape[1])
 
 
-@product_search.register_fake
-def _(halves: Tensor, books: Tensor, k: int) -> Tensor:
-    shape = (2, books.shape[0] // 2, halves.shape[1], k)
-    return halves.new_empty(shape, dtype=torch.int64)
+@_search.register_fake
+def _(halves: Tensor, books: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (books.shape[0] // 2, halves.shape[1], k)
+    return halves.new_empty((2, *shape), dtype=torch.int64), halves.new_empty(shape)
+
+
+def _keep_found(ctx: Any, inputs: Any, output: Any) -> None:
+    halves, books, _ = inputs
+    ctx.mark_non_differentiable(output[0])
+    ctx.save_for_backward(halves, books, output[0])
+
+
+def _search_backward(ctx: Any, _: Any, gradient_HBK: Tensor) -> tuple[Any, ...]:
+    halves, books, pairs = ctx.saved_tensors
+    n_books, n = books.shape[:2]
+    # All codebooks are one table: the place i of book h is its row h · n + i.
+    first = torch.arange(0, n_books * n, n, device=pairs.device)
+    rows = (pairs.flatten(0, 1) + first[:, None, None]).flatten(0, 1)
+    both = gradient_HBK.expand(2, *gradient_HBK.shape).reshape(rows.shape)
+    to_halves = to_books = None
+    if ctx.needs_input_grad[0]:
+        to_halves = _tensor(_read(books.flatten(0, 1), rows, both, False)).view(halves.shape)
+    if ctx.needs_input_grad[1]:
+        dense = _scatter_dense(rows, both, halves.flatten(0, 1), n_books * n)
+        to_books = _tensor(dense).view(books.shape)
+    return to_halves, to_books, None
 
 
 def read_rows(
@@ -179,19 +211,23 @@ class _ScatterRows(torch.autograd.Function):
     ) -> Tensor:
         del ctx
         rows, sums = kernels.for_device(x_BD.device).scatter_rows(locations, weights_BK, x_BD)
-        return torch.sparse_coo_tensor(
-            rows[None],
-            sums.to(contents.dtype),
-            contents.shape,
-            is_coalesced=True,
-            check_invariants=False,
-        )
+        return _sparse_rows(rows, sums, contents)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         del ctx, gradients
         expected = "be False where gradients are differentiated again"
         checks.reject("pentti.kernels.ops", "sparse_gradients", expected, True)
+
+
+def _sparse_rows(rows: Tensor, sums: Tensor, contents: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(
+        rows[None],
+        sums.to(contents.dtype),
+        contents.shape,
+        is_coalesced=True,
+        check_invariants=False,
+    )
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -203,11 +239,45 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
 def _read_backward(ctx: Any, gradient_BD: Tensor) -> tuple[Any, ...]:
     contents, locations, weights = ctx.saved_tensors
     to_contents = to_weights = None
+    if ctx.needs_input_grad[0] and ctx.needs_input_grad[2] and not torch.is_grad_enabled():
+        return _both_at_once(ctx.sparse, contents, locations, weights, gradient_BD)
     if ctx.needs_input_grad[0]:
         to_contents = _scatter(ctx.sparse, contents, locations, weights, gradient_BD)
     if ctx.needs_input_grad[2]:
         to_weights = _dots(contents, locations, gradient_BD, False).to(weights.dtype)
     return to_contents, None, to_weights, None
+
+
+def _both_at_once(
+    sparse: bool, contents: Tensor, locations: Tensor, weights: Tensor, gradient_BD: Tensor
+) -> tuple[Any, ...]:
+    """The derivatives where nobody differentiates them again: each row is read once for both."""
+    if sparse:
+        backward = kernels.for_device(contents.device).read_backward
+        rows, sums, to_weights = backward(contents, locations, weights, gradient_BD)
+        to_contents = _sparse_rows(rows, sums, contents)
+    else:
+        to_contents, to_weights = _read_gradients(contents, locations, weights, gradient_BD)
+        to_contents = to_contents.to(contents.dtype)
+    return to_contents, None, to_weights.to(weights.dtype), None
+
+
+@torch.library.custom_op("pentti::read_gradients", mutates_args=())
+def _read_gradients(
+    contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+) -> tuple[Tensor, Tensor]:
+    apply = kernels.for_device(contents_MD.device)
+    return apply.read_backward_dense(contents_MD, locations_BK, weights_BK, x_BD)
+
+
+@_read_gradients.register_fake
+def _(
+    contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+) -> tuple[Tensor, Tensor]:
+    kind = torch.promote_types(torch.promote_types(weights_BK.dtype, x_BD.dtype), torch.float32)
+    dots = torch.promote_types(contents_MD.dtype, x_BD.dtype)
+    to_contents = contents_MD.new_empty(contents_MD.shape, dtype=kind)
+    return to_contents, contents_MD.new_empty(locations_BK.shape, dtype=dots)
 
 
 def _dots_backward(ctx: Any, gradient_BK: Tensor) -> tuple[Any, ...]:
@@ -220,6 +290,7 @@ def _dots_backward(ctx: Any, gradient_BK: Tensor) -> tuple[Any, ...]:
     return to_contents, None, to_x, None
 
 
+_search.register_autograd(_search_backward, setup_context=_keep_found)
 _scatter_dense.register_autograd(_scatter_backward, setup_context=_keep_entries)
 _read.register_autograd(_read_backward, setup_context=_keep)
 _dots.register_autograd(_dots_backward, setup_context=_keep)

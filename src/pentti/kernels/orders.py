@@ -10,36 +10,58 @@ _DIGIT = 11  # bits: the counts of one digit stay in the first-level cache
 
 
 @compiled
-def sort_by_row(locations, n_bits, entry, spare):
-    """Sort entries by location, equal ones in their order: a digit at a time, the lowest first."""
+def sort_by_row(locations, weights, n_bits, entry, spare):
+    """Sort entries of weight not 0 by location, equal ones in their order; gives how many.
+
+    Location and entry share a word, which moves a digit at a time, the lowest first.
+    """
+    shift, n_kept = _entry_bits(locations), 0
+    for i in range(len(locations)):
+        if weights[i] != 0:
+            entry[n_kept] = locations[i] << shift | i
+            n_kept += 1
     starts = np.empty((1 << _DIGIT) + 1, dtype=np.int64)
     mask = (1 << _DIGIT) - 1
-    for shift in range(0, n_bits, _DIGIT):
+    source, target = entry, spare
+    for low in range(shift, shift + n_bits, _DIGIT):
         starts[:] = 0
-        for i in range(len(entry)):
-            starts[((locations[entry[i]] >> shift) & mask) + 1] += 1
+        for i in range(n_kept):
+            starts[((source[i] >> low) & mask) + 1] += 1
         for digit in range(mask):
             starts[digit + 1] += starts[digit]
-        for i in range(len(entry)):
-            digit = (locations[entry[i]] >> shift) & mask
-            spare[starts[digit]] = entry[i]
+        for i in range(n_kept):
+            digit = (source[i] >> low) & mask
+            target[starts[digit]] = source[i]
             starts[digit] += 1
-        entry, spare = spare, entry
-    return entry
+        source, target = target, source
+    entry[:n_kept] = source[:n_kept]
+    return n_kept
 
 
 @compiled
-def cut_by_row(locations, entry, starts, rows):
-    """The rows that the sorted entries fall on, and where each starts; gives how many."""
-    n_rows = 0
-    for e in range(len(entry)):
-        location = locations[entry[e]]
+def cut_by_row(locations, entry, n_kept, starts, rows):
+    """The rows that the sorted entries fall on, and where each starts; gives how many.
+
+    Leaves in `entry` the entries alone.
+    """
+    shift, n_rows = _entry_bits(locations), 0
+    for e in range(n_kept):
+        location = entry[e] >> shift
         if e == 0 or location != rows[n_rows - 1]:
             starts[n_rows] = e
             rows[n_rows] = location
             n_rows += 1
-    starts[n_rows] = len(entry)
+        entry[e] &= (1 << shift) - 1
+    starts[n_rows] = n_kept
     return n_rows
+
+
+@compiled
+def _entry_bits(locations):
+    n_bits = 0
+    while len(locations) >> n_bits:
+        n_bits += 1
+    return n_bits
 
 
 @compiled

@@ -20,6 +20,8 @@ __all__ = [
     "majority_rows",
     "product_threshold",
     "product_top_k",
+    "read_backward",
+    "read_backward_dense",
     "read_rows",
     "row_dots",
     "scatter_dense",
@@ -292,6 +294,43 @@ def scatter_dense(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows
     dense = torch.zeros((n_rows, x_BD.shape[1]), dtype=sums.dtype, device=x_BD.device)
     dense[rows] = sums
     return dense
+
+
+def read_backward(
+    contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both derivatives of `read_rows`, for the gradient `x_BD` of what it gives.
+
+    Args:
+        contents_MD: Floating.
+        locations_BK: int64, each in [0, M).
+        weights_BK: Floating.
+        x_BD: Floating.
+
+    Returns:
+        The rows and sums of `scatter_rows` for the contents, and the products of `row_dots` for
+        the weights.
+    """
+    rows, sums = scatter_rows(locations_BK, weights_BK, x_BD)
+    return rows, sums, row_dots(contents_MD, locations_BK, x_BD)
+
+
+def read_backward_dense(
+    contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same with a row for every location.
+
+    Args:
+        contents_MD: Floating.
+        locations_BK: int64, each in [0, M).
+        weights_BK: Floating.
+        x_BD: Floating.
+
+    Returns:
+        The sums of `scatter_dense` and the products of `row_dots`.
+    """
+    sums = scatter_dense(locations_BK, weights_BK, x_BD, len(contents_MD))
+    return sums, row_dots(contents_MD, locations_BK, x_BD)
 
 
 def adagrad_rows(

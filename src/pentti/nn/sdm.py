@@ -135,7 +135,7 @@ class SDMLayer(nn.Module):
         self._check(x)
         query = self.query(x)
         locations, similarity, active = self.decoder.nearest(query)
-        weights, active = self.weigh(similarity, active)
+        weights, active = self.weigh(similarity, active, self.decoder.threshold is not None)
         if self.training:
             self._count(locations, active)
         n_active = locations.shape[-2] * locations.shape[-1]

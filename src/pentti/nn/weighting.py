@@ -33,18 +33,21 @@ class Weighting(nn.Module):
         """β of each head, shape (H,), for the softmax."""
         return self.log_beta.exp() if self.kind == "softmax" else None
 
-    def forward(self, similarity: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, similarity: Tensor, active: Tensor, limited: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Weights, and which locations take part.
 
         Args:
             similarity: Shape (…, H, K), the best first.
             active: bool, of the same shape.
+            limited: Whether some may be inactive, as below a threshold.
 
         Returns:
             Weights of the same shape, 0 where nothing is active, and which ones are active.
         """
         if self.kind == "softmax":
-            return self._softmax(similarity, active), active
+            return self._softmax(similarity, active, limited), active
         if self.kind == "similarity":
             positive = similarity.relu() * active
             tiny = torch.finfo(similarity.dtype).tiny
@@ -52,8 +55,10 @@ class Weighting(nn.Module):
         above = (similarity - similarity[..., -1:]).relu() * active
         return above, active & (above > 0)
 
-    def _softmax(self, similarity: Tensor, active: Tensor) -> Tensor:
+    def _softmax(self, similarity: Tensor, active: Tensor, limited: bool) -> Tensor:
         scores = similarity * self.log_beta.to(similarity.dtype).exp()[:, None]
+        if not limited:
+            return scores.softmax(-1)
         silent = ~active & ~similarity.isnan()  # where NaN comes in, NaN goes out
         least = torch.finfo(scores.dtype).min
         return scores.masked_fill(silent, least).softmax(-1) * ~silent
