@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pentti import checks, kernels
 
-__all__ = ["product_search", "read_rows", "row_dots"]
+__all__ = ["product_search", "read_rows", "row_dots", "scatter_rows_dense"]
 
 _SCORES = 1 << 21  # scores held at a time, so that they stay in the cache and do not add up
 
@@ -121,6 +121,23 @@ def row_dots(
     if sparse_gradients:
         return _tensor(_outside_graphs(_dots, contents_MD, locations_BK, x_BD))
     return _tensor(_dots(contents_MD, locations_BK, x_BD, False))
+
+
+def scatter_rows_dense(
+    locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor, n_rows: int
+) -> Tensor:
+    """The sums of the weighted entries that fall on each of some rows.
+
+    Args:
+        locations_BK: int64, shape (B, K), each in [0, M).
+        weights_BK: Floating, shape (B, K).
+        x_BD: Floating, shape (B, D).
+        n_rows: M.
+
+    Returns:
+        Tensor of shape (M, D), with gradients for weights and x.
+    """
+    return _tensor(_scatter_dense(locations_BK, weights_BK, x_BD, n_rows))
 
 
 # torch.compile cannot trace a sparse gradient, whose size depends on the data.

@@ -8,8 +8,10 @@ from pentti.nn.feed_forward import SwiGLU
 from pentti.nn.fusion import FusionLayer
 from pentti.nn.groups import parameter_groups
 from pentti.nn.hybrid import HybridSparseAttention
+from pentti.nn.memory_state import MemoryState
 from pentti.nn.rowwise import RowwiseAdagrad
 from pentti.nn.sdm import MemoryOutput, SDMLayer, implied_beta
+from pentti.nn.sequence import SequenceMemory, SequenceOutput
 from pentti.nn.transformer import ParameterCount, PenttiTransformer, TransformerOutput
 from pentti.nn.utilisation import Utilisation
 
@@ -18,11 +20,14 @@ __all__ = [
     "FusionLayer",
     "HybridSparseAttention",
     "MemoryOutput",
+    "MemoryState",
     "ParameterCount",
     "PenttiConfig",
     "PenttiTransformer",
     "RowwiseAdagrad",
     "SDMLayer",
+    "SequenceMemory",
+    "SequenceOutput",
     "SwiGLU",
     "TransformerBlock",
     "TransformerOutput",

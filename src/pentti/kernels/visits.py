@@ -1,0 +1,206 @@
+"""Compiled loops of the sequence memory: a table that a sequence writes and reads as it goes.
+
+A table is (place, used, contents, evidence): the row of each location or −1, how many rows there
+are, and what was added to each row. Only touched locations have one. `tables` holds one for each
+sequence; or, where they are `fresh`, a single one that is empty before each sequence and after it.
+"""
+
+import numpy as np
+
+from pentti.kernels.compiling import compiled, reassociating
+
+__all__ = ["correct", "correct_backward", "correct_probes", "visit"]
+
+
+@compiled
+def _row_of(location, table):
+    """The row of a location; a new one, all zero, if there was none."""
+    place, used, contents, evidence = table
+    row = place[location]
+    if row < 0:
+        row = used[0]
+        used[0] += 1
+        place[location] = row
+        contents[row, :] = 0
+        evidence[row] = 0
+    return row
+
+
+@reassociating
+def _add(total, weight, step):
+    for d in range(len(step)):
+        total[d] += weight * step[d]
+
+
+@reassociating
+def _dot(one, other):
+    total = one.dtype.type(0)
+    for d in range(len(one)):
+        total += one[d] * other[d]
+    return total
+
+
+@compiled
+def _table(tables, n, fresh):
+    place, used, contents, evidence = tables
+    i = 0 if fresh else n
+    return place[i], used[i : i + 1], contents[i], evidence[i]
+
+
+@compiled
+def _forget(locations, table):
+    """Empty a table of the locations that a sequence has used."""
+    place, used, _, _ = table
+    used[0] = 0
+    for t in range(locations.shape[0]):
+        for k in range(locations.shape[1]):
+            place[locations[t, k]] = -1
+
+
+@compiled
+def visit(
+    tables, fresh, low, high, written, weights, values, amounts, read, shares, probes,
+    probe_amounts, backwards, sums, masses, dots,
+):  # fmt: skip
+    """Go through a range of sequences, backwards or not: at each token write, then read.
+
+    A write adds its weight times the token's value to the contents of its location, and times the
+    token's amount to its evidence. Reads, each times its share, make up `sums` and `masses`;
+    `dots` are the products of what each finds with the token's probe. What is empty is left out.
+    """
+    for n in range(low, high):
+        table = _table(tables, n, fresh)
+        for step in range(values.shape[1]):
+            t = values.shape[1] - 1 - step if backwards else step
+            _write(table, written[n, t], weights[n, t], values[n, t], amounts[n, t])
+            if len(sums):
+                masses[n, t] = _read(table, read[n, t], shares[n, t], sums[n, t])
+            if len(dots):
+                _probe(table, read[n, t], probes[n, t], probe_amounts[n, t], dots[n, t])
+        if fresh:
+            _forget(written[n], table)
+
+
+@compiled
+def _write(table, locations, weights, value, amount):
+    _, _, contents, evidence = table
+    for k in range(len(locations)):
+        if weights[k] != 0:
+            row = _row_of(locations[k], table)
+            _add(contents[row], weights[k], value)
+            evidence[row] += weights[k] * amount
+
+
+@compiled
+def _read(table, locations, shares, total):
+    """The sum of the contents, and what it gives: that of the evidence."""
+    place, _, contents, evidence = table
+    total[:] = 0
+    mass = evidence.dtype.type(0)
+    for k in range(len(locations)):
+        row = place[locations[k]]
+        if row >= 0 and shares[k] != 0:
+            _add(total, shares[k], contents[row])
+            mass += shares[k] * evidence[row]
+    return mass
+
+
+@compiled
+def _probe(table, locations, probe, amount, dots):
+    place, _, contents, evidence = table
+    for k in range(len(locations)):
+        row = place[locations[k]]
+        dots[k] = 0
+        if row >= 0:
+            dots[k] = _dot(contents[row], probe) + evidence[row] * amount
+
+
+@compiled
+def correct(
+    tables, fresh, low, high, written, weights, values, rates, amounts, read, shares, faults,
+    sums, masses,
+):  # fmt: skip
+    """The same, but what is written is the value less what its locations give, times a rate.
+
+    `faults` are the values less what was there.
+    """
+    for n in range(low, high):
+        table = _table(tables, n, fresh)
+        for t in range(values.shape[1]):
+            _read(table, written[n, t], weights[n, t], faults[n, t])
+            for d in range(values.shape[2]):
+                faults[n, t, d] = values[n, t, d] - faults[n, t, d]
+            _write_fault(
+                table, written[n, t], weights[n, t], rates[n, t], amounts[n, t], faults[n, t]
+            )
+            masses[n, t] = _read(table, read[n, t], shares[n, t], sums[n, t])
+        if fresh:
+            _forget(written[n], table)
+
+
+@compiled
+def _write_fault(table, locations, weights, rate, amount, fault):
+    _, _, contents, evidence = table
+    for k in range(len(locations)):
+        if weights[k] != 0:
+            row = _row_of(locations[k], table)
+            _add(contents[row], weights[k] * rate, fault)
+            evidence[row] += weights[k] * amount
+
+
+@compiled
+def correct_backward(
+    tables, fresh, low, high, written, weights, rates, amounts, faults, read, shares, to_sums,
+    to_masses, to_values, to_rates, to_weights, to_found,
+):  # fmt: skip
+    """Backwards through `correct`, with a table of the derivatives of the contents.
+
+    `to_found` is the derivative of what a write finds in its locations.
+    """
+    for n in range(low, high):
+        table = _table(tables, n, fresh)
+        for step in range(faults.shape[1]):
+            t = faults.shape[1] - 1 - step
+            _write(table, read[n, t], shares[n, t], to_sums[n, t], to_masses[n, t])
+            # A write adds rate · fault to the contents, and its amount to the evidence.
+            _probe(table, written[n, t], faults[n, t], faults.dtype.type(0), to_weights[n, t])
+            _read(table, written[n, t], weights[n, t], to_values[n, t])
+            to_rates[n, t] = _dot(to_values[n, t], faults[n, t])
+            for d in range(faults.shape[2]):
+                to_values[n, t, d] *= rates[n, t]
+                to_found[n, t, d] = -to_values[n, t, d]
+            place, _, _, evidence = table
+            for k in range(written.shape[2]):
+                row = place[written[n, t, k]]
+                to_weights[n, t, k] *= rates[n, t]
+                if row >= 0:
+                    to_weights[n, t, k] += evidence[row] * amounts[n, t]
+            nothing = faults.dtype.type(0)
+            _write(table, written[n, t], weights[n, t], to_found[n, t], nothing)
+        if fresh:
+            _forget(written[n], table)
+            _forget(read[n], table)
+
+
+@compiled
+def correct_probes(
+    tables, fresh, low, high, written, weights, rates, amounts, faults, to_found, read, to_sums,
+    to_masses, to_weights, to_shares,
+):  # fmt: skip
+    """Forwards through `correct` once more, for the derivatives that need the contents.
+
+    Adds to `to_weights` what comes of finding, and sets `to_shares`.
+    """
+    found = np.empty(written.shape[2], dtype=faults.dtype)
+    for n in range(low, high):
+        table = _table(tables, n, fresh)
+        for t in range(faults.shape[1]):
+            _probe(table, written[n, t], to_found[n, t], faults.dtype.type(0), found)
+            for k in range(len(found)):
+                to_weights[n, t, k] += found[k]
+            _write_fault(
+                table, written[n, t], weights[n, t], rates[n, t], amounts[n, t], faults[n, t]
+            )
+            _probe(table, read[n, t], to_sums[n, t], to_masses[n, t], to_shares[n, t])
+        if fresh:
+            _forget(written[n], table)

@@ -1,0 +1,516 @@
+"""What a sequence memory has written so far: it goes on from there, in a minute or in a year."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pentti import checks
+from pentti.errors import StoreError
+from pentti.persistence import load_tensors, save_tensors
+
+__all__ = ["MemoryState"]
+
+_KIND = "sequence memory"
+_SETTINGS = ("n_heads", "n_locations", "width", "top_k", "max_locations", "forget")
+FORGET = ("oldest", "least")
+"""What goes first where room is bounded: what was written longest ago, or least."""
+
+
+class MemoryState:
+    """What a `SequenceMemory` has written for a batch of sequences.
+
+    It holds the locations that were touched, and no others. The layer changes it in place and
+    gives it back; `clone` it to keep what it was.
+
+    Args:
+        batch: Number of sequences, or users, B.
+        n_heads: Heads, H.
+        n_locations: Hard locations of each head, M.
+        width: Width of a head's values, D.
+        top_k: Locations that a head activates, K.
+        max_locations: Most touched locations that a head keeps; None for as many as are touched.
+        forget: Which locations go first beyond that: "oldest", those written longest ago, or
+            "least", those that hold the least evidence.
+        dtype: Of the contents, float32 or float64.
+        device: Where it is.
+
+    Raises:
+        ArgumentError: if a size is out of range.
+
+    Examples:
+        >>> from pentti.nn import SequenceMemory
+        >>> layer = SequenceMemory(16, 2, n_locations=256, top_k=4).eval()
+        >>> state = layer.new_cache(1)
+        >>> with torch.no_grad():
+        ...     for token in torch.randn(10, 1, 1, 16):
+        ...         output = layer(token, state).output
+        >>> state.n_tokens.tolist(), state.n_touched.shape
+        ([10], torch.Size([1, 2]))
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        n_heads: int,
+        n_locations: int,
+        width: int,
+        top_k: int,
+        *,
+        max_locations: int | None = None,
+        forget: str = "oldest",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        where = "MemoryState"
+        self.batch = checks.integer(where, "batch", batch, 0)
+        self.n_heads = checks.count(where, "n_heads", n_heads)
+        self.n_locations = checks.integer(where, "n_locations", n_locations, 1, 2**31 - 1)
+        self.width = checks.count(where, "width", width)
+        self.top_k = checks.integer(where, "top_k", top_k, 1, self.n_locations)
+        if max_locations is not None:
+            max_locations = checks.integer(where, "max_locations", max_locations, self.top_k)
+        self.max_locations = max_locations
+        checks.one_of(where, "forget", forget, FORGET)
+        self.forget = forget
+        if dtype not in (torch.float32, torch.float64):
+            checks.reject(where, "dtype", "be torch.float32 or torch.float64", dtype)
+        n = self.batch * self.n_heads
+        self.n_tokens = torch.zeros(self.batch, dtype=torch.int64, device=device)
+        """How many tokens each sequence has had, int64 (B,)."""
+        self.used = torch.zeros(n, dtype=torch.int64, device=device)
+        self.place = torch.full((n, self.n_locations), -1, dtype=torch.int32, device=device)
+        self.contents = torch.zeros((n, 0, self.width), dtype=dtype, device=device)
+        self.evidence = torch.zeros((n, 0), dtype=dtype, device=device)
+        self.stamps = torch.zeros((n, 0), dtype=torch.int64, device=device)
+        self.scale = torch.zeros(n, dtype=dtype, device=device)
+        """Natural logarithm of what contents and evidence are to be multiplied with."""
+        shape = (self.batch, self.n_heads, self.top_k)
+        self.last_locations = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.last_weights = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the contents."""
+        return self.contents.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.contents.device
+
+    @property
+    def room(self) -> int:
+        """Locations that there is memory for, in each head."""
+        return self.contents.shape[1]
+
+    @property
+    def n_touched(self) -> Tensor:
+        """How many locations hold something, int64 (B, H)."""
+        return self.used.view(self.batch, self.n_heads)
+
+    @property
+    def fullness(self) -> Tensor:
+        """Touched locations over all, (B, H): near 1, matches drown among chance overlaps."""
+        return self.n_touched / self.n_locations
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held, spare room and the table of places included."""
+        return sum(x.numel() * x.element_size() for x in _tensors(self).values())
+
+    @property
+    def touched_bytes(self) -> int:
+        """Memory that the touched locations need: what a saved state takes."""
+        row = self.contents.element_size() * (self.width + 1) + 4
+        return int(self.used.sum()) * row
+
+    def locations(self, sequence: int, head: int) -> Tensor:
+        """Which locations of a head hold something, in the order of their first write.
+
+        Args:
+            sequence: Which of the batch.
+            head: Which head.
+
+        Returns:
+            int64 tensor.
+
+        Raises:
+            ArgumentError: if there is no such sequence or head.
+        """
+        n = self._row("locations", sequence, head)
+        return self._keys(n)
+
+    def table(self, sequence: int, head: int) -> tuple[Tensor, Tensor]:
+        """Contents and evidence of the touched locations of a head, in the order of `locations`.
+
+        Args:
+            sequence: Which of the batch.
+            head: Which head.
+
+        Returns:
+            Copies, of shapes (n, D) and (n,).
+
+        Raises:
+            ArgumentError: if there is no such sequence or head.
+        """
+        n = self._row("table", sequence, head)
+        end, scale = int(self.used[n]), self.scale[n].exp()
+        return self.contents[n, :end] * scale, self.evidence[n, :end] * scale
+
+    def reserve(self, room: int) -> None:
+        """Make room for so many locations in each head, at least; what is there stays.
+
+        Args:
+            room: Locations.
+        """
+        room = min(room, self.n_locations)
+        if room <= self.room:
+            return
+        room = min(self.n_locations, max(room, 2 * self.room))
+        vars(self).update(vars(_widened(self, room)))
+
+    def rows(self, locations: Tensor) -> Tensor:
+        """The row of each location in `contents`; −1 for one that was never written.
+
+        Args:
+            locations: int64 (B · H, …).
+
+        Returns:
+            int64 tensor of the same shape.
+        """
+        flat = locations.flatten(1)
+        return self.place.gather(1, flat).view(locations.shape).long()
+
+    def touch(self, locations: Tensor, wanted: Tensor) -> None:
+        """Give a row to each location that is written for the first time.
+
+        Args:
+            locations: int64 (B · H, …).
+            wanted: Which of them are written, of the same shape.
+        """
+        n = torch.arange(len(locations), device=self.device).repeat_interleave(
+            locations[:1].numel()
+        )
+        flat, kept = locations.flatten(), wanted.flatten()
+        keys = (n[kept] * self.n_locations + flat[kept]).unique()
+        keys = keys[self.place.flatten()[keys] < 0]
+        owner = keys // self.n_locations
+        counts = torch.bincount(owner, minlength=len(self.used))
+        first = counts.cumsum(0) - counts
+        rank = torch.arange(len(keys), device=self.device) - first[owner]
+        self.place.view(-1)[keys] = (self.used[owner] + rank).int()
+        self.used = self.used + counts
+        if len(self.used):
+            self.reserve(int(self.used.max()))
+
+    def note(self, locations: Tensor, wanted: Tensor, times: Tensor) -> None:
+        """Note when locations were written, and forget some where there are too many.
+
+        Args:
+            locations: int64 (B · H, L, K).
+            wanted: Which of them were written, of the same shape.
+            times: When, int64 (B · H, L).
+        """
+        if self.max_locations is None or not locations.numel():
+            return
+        rows = self.rows(locations).clamp_min(0).flatten(1)
+        when = torch.where(wanted, times[..., None], 0).flatten(1)
+        self.stamps.scatter_reduce_(1, rows, when, "amax")
+        for n in (self.used > self.max_locations).nonzero()[:, 0].tolist():
+            self._forget(n, self.max_locations - self.max_locations // 8)
+
+    @torch.no_grad()
+    def _forget(self, n: int, n_kept: int) -> None:
+        """Keep the youngest, or fullest, locations of one table."""
+        end, keys = int(self.used[n]), self._keys(n)
+        worth = self.stamps[n, :end] if self.forget == "oldest" else self.evidence[n, :end].abs()
+        kept = worth.argsort(descending=True, stable=True)[:n_kept].sort().values
+        for name in _TABLES:
+            table = getattr(self, name)
+            table[n, : len(kept)] = table[n, kept]
+            table[n, len(kept) :] = 0
+        self.place[n, keys] = -1
+        self.place[n, keys[kept]] = torch.arange(len(kept), dtype=torch.int32, device=self.device)
+        self.used[n] = len(kept)
+
+    def rescale(self) -> None:
+        """Multiply the contents with what decay has left of them, so that numbers stay in range."""
+        factor = self.scale.exp()
+        self.contents = self.contents * factor[:, None, None]
+        self.evidence = self.evidence * factor[:, None]
+        self.scale = torch.zeros_like(self.scale)
+
+    def detach(self) -> MemoryState:
+        """Cut the history of gradients, in place.
+
+        Returns:
+            This state.
+        """
+        for name, tensor in _tensors(self).items():
+            setattr(self, name, tensor.detach())
+        return self
+
+    def clone(self) -> MemoryState:
+        """A copy that shares nothing with this one.
+
+        Returns:
+            A new state.
+        """
+        return _with(self, {name: tensor.clone() for name, tensor in _tensors(self).items()})
+
+    def to(self, device: torch.device | str) -> MemoryState:
+        """The state on a device.
+
+        Args:
+            device: Where to.
+
+        Returns:
+            A new state there; its tensors are shared if it was there already.
+        """
+        return _with(self, {name: x.to(device) for name, x in _tensors(self).items()})
+
+    def clear(self, sequence: int | None = None) -> None:
+        """Forget everything, of one sequence or of all.
+
+        Args:
+            sequence: Which of the batch; None for all.
+
+        Raises:
+            ArgumentError: if there is no such sequence.
+        """
+        chosen = slice(None)
+        if sequence is not None:
+            b = checks.integer("MemoryState.clear", "sequence", sequence, 0, self.batch - 1)
+            chosen = slice(b, b + 1)
+        heads = slice(
+            (chosen.start or 0) * self.n_heads,
+            None if chosen.stop is None else chosen.stop * self.n_heads,
+        )
+        self.detach()
+        for name in ("used", "contents", "evidence", "stamps", "scale"):
+            getattr(self, name)[heads] = 0
+        self.place[heads] = -1
+        for name in ("n_tokens", "last_locations", "last_weights"):
+            getattr(self, name)[chosen] = 0
+
+    def select(self, sequences: Sequence[int] | Tensor) -> MemoryState:
+        """Some sequences of the batch, in a given order: copies.
+
+        Args:
+            sequences: Which ones.
+
+        Returns:
+            A new state with a batch of that size.
+
+        Raises:
+            ArgumentError: if there is no such sequence.
+        """
+        where = "MemoryState.select"
+        chosen = [checks.integer(where, "sequences", int(b), 0, self.batch - 1) for b in sequences]
+        b = torch.tensor(chosen, dtype=torch.int64, device=self.device)
+        n = (b[:, None] * self.n_heads + torch.arange(self.n_heads, device=self.device)).flatten()
+        return _with(
+            self, {name: x[b if name in _BATCHED else n] for name, x in _tensors(self).items()}
+        )
+
+    @classmethod
+    def stack(cls, states: Iterable[MemoryState]) -> MemoryState:
+        """One batch of the sequences of several states, such as one for each user: copies.
+
+        Args:
+            states: Of the same settings.
+
+        Returns:
+            A new state.
+
+        Raises:
+            ArgumentError: if there is none, or settings, types or devices differ.
+        """
+        all_states = list(states)
+        if not all_states:
+            checks.reject("MemoryState.stack", "states", "hold one state at least", [])
+        first, *others = all_states
+        for other in others:
+            first.check_like("MemoryState.stack", "states", other)
+        room = max(state.room for state in all_states)
+        copies = [vars(_widened(state, room)) for state in all_states]
+        joined = {name: torch.cat([copy[name] for copy in copies]) for name in _tensors(first)}
+        return _with(first, joined)
+
+    def merge(self, other: MemoryState) -> MemoryState:
+        """Add what another state has written, sequence by sequence; the other stays as it is.
+
+        Writes add up, so that it does not matter who wrote what first. What an error-correcting
+        layer wrote adds up too, and is right where the two wrote to different locations. The
+        next write goes where the other's last token pointed.
+
+        Args:
+            other: Of the same settings and batch.
+
+        Returns:
+            This state.
+
+        Raises:
+            ArgumentError: if settings, type, device or batch differ.
+        """
+        where = "MemoryState.merge"
+        self.check_like(where, "other", other)
+        if other.batch != self.batch:
+            checks.reject(where, "other", f"have a batch of {self.batch}", other.batch)
+        self.rescale()
+        for n in range(len(self.used)):
+            keys = other._keys(n)
+            if not len(keys):
+                continue
+            at = torch.full((len(self.used), len(keys)), 0, device=self.device)
+            at[n] = keys
+            wanted = torch.zeros_like(at, dtype=torch.bool)
+            wanted[n] = True
+            self.touch(at, wanted)
+            rows, factor = self.place[n, keys].long(), other.scale[n].exp()
+            end = len(keys)
+            self.contents[n, rows] += other.contents[n, :end] * factor
+            self.evidence[n, rows] += other.evidence[n, :end] * factor
+            self.stamps[n, rows] = torch.maximum(self.stamps[n, rows], other.stamps[n, :end])
+        spoke = (other.n_tokens > 0)[:, None, None]
+        self.last_locations = torch.where(spoke, other.last_locations, self.last_locations)
+        self.last_weights = torch.where(spoke, other.last_weights, self.last_weights)
+        self.n_tokens = self.n_tokens + other.n_tokens
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the touched locations to a safetensors file, replacing it whole or not at all.
+
+        Args:
+            path: File to write.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        keys = [self._keys(n) for n in range(len(self.used))]
+        rows = [slice(0, len(key)) for key in keys]
+        tensors = {
+            "used": self.used,
+            "n_tokens": self.n_tokens,
+            "last_locations": self.last_locations,
+            "last_weights": self.last_weights,
+            "scale": self.scale,
+            "keys": _joined(keys, self.used),
+        }
+        for name in _TABLES:
+            table = getattr(self, name)
+            tensors[name] = _joined(
+                [table[n, r] for n, r in enumerate(rows)], table[:0].flatten(0, 1)
+            )
+        save_tensors(path, _KIND, self._settings(), tensors)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MemoryState:
+        """Read what `save` wrote.
+
+        Args:
+            path: File to read.
+
+        Returns:
+            The state, on the CPU.
+
+        Raises:
+            StoreError: if the file is missing, foreign, newer or damaged.
+        """
+        settings, tensors = load_tensors(path, _KIND)
+        try:
+            return cls._from(settings, tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            raise StoreError(f"cannot read {path}: it is damaged, or not a pentti file") from error
+
+    @classmethod
+    def _from(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> MemoryState:
+        kind = tensors["contents"].dtype
+        state = cls(len(tensors["n_tokens"]), **settings, dtype=kind)
+        used = tensors["used"]
+        state.reserve(int(used.max()) if len(used) else 0)
+        for n, end in enumerate(used.cumsum(0).tolist()):
+            start = end - int(used[n])
+            state.place[n, tensors["keys"][start:end]] = torch.arange(
+                end - start, dtype=torch.int32
+            )
+            for name in _TABLES:
+                getattr(state, name)[n, : end - start] = tensors[name][start:end]
+        for name in ("used", "n_tokens", "last_locations", "last_weights", "scale"):
+            if tensors[name].shape != getattr(state, name).shape:
+                raise ValueError(name)
+            setattr(state, name, tensors[name])
+        return state
+
+    def check_like(self, where: str, argument: str, other: Any) -> None:
+        """Refuse what is no state of the same settings, type and device.
+
+        Args:
+            where: The public function that was called.
+            argument: The argument's name.
+            other: What came.
+
+        Raises:
+            ArgumentError: if it does not fit.
+        """
+        if not isinstance(other, MemoryState):
+            checks.reject(where, argument, "be a MemoryState", other)
+        for name in (*_SETTINGS, "dtype", "device"):
+            own, given = getattr(self, name), getattr(other, name)
+            if own != given:
+                got = checks.Words(f"{given}")
+                checks.reject(where, argument, f"have {name} = {own}", got)
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SETTINGS}
+
+    def _row(self, method: str, sequence: Any, head: Any) -> int:
+        where = f"MemoryState.{method}"
+        b = checks.integer(where, "sequence", sequence, 0, self.batch - 1)
+        return b * self.n_heads + checks.integer(where, "head", head, 0, self.n_heads - 1)
+
+    def _keys(self, n: int) -> Tensor:
+        keys = (self.place[n] >= 0).nonzero()[:, 0]
+        return keys[self.place[n, keys].argsort()]
+
+    def __repr__(self) -> str:
+        """Its size, and how full it is."""
+        return (
+            f"MemoryState(batch={self.batch}, n_heads={self.n_heads}, "
+            f"n_locations={self.n_locations}, n_touched={int(self.used.sum())})"
+        )
+
+
+_TABLES = ("contents", "evidence", "stamps")
+_BATCHED = ("n_tokens", "last_locations", "last_weights")
+
+
+def _tensors(state: MemoryState) -> dict[str, Tensor]:
+    return {name: x for name, x in vars(state).items() if isinstance(x, Tensor)}
+
+
+def _with(state: MemoryState, tensors: dict[str, Tensor]) -> MemoryState:
+    """A state of the same settings with other tensors."""
+    new = object.__new__(MemoryState)
+    vars(new).update(vars(state) | tensors)
+    new.batch = len(new.n_tokens)
+    return new
+
+
+def _widened(state: MemoryState, room: int) -> MemoryState:
+    """A state with room for so many locations, no fewer than it has; shares what it can."""
+    wider = {}
+    for name in _TABLES:
+        old = getattr(state, name)
+        wider[name] = old.new_zeros((old.shape[0], room, *old.shape[2:]))
+        wider[name][:, : old.shape[1]] = old
+    return _with(state, wider)
+
+
+def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
+    return torch.cat(parts) if parts else like

@@ -1,0 +1,378 @@
+"""A memory of the present text: what a sequence writes as it goes, it reads by content."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pentti import checks
+from pentti.decoders import ProductKeys
+from pentti.nn.local.base import check_mask
+from pentti.nn.memory_state import MemoryState
+from pentti.nn.sdm import implied_beta
+from pentti.nn.weighting import Weighting
+from pentti.nn.written import Writes, alone, continued
+from pentti.tensors import check_vectors
+
+__all__ = ["RULES", "SequenceMemory", "SequenceOutput"]
+
+RULES = ("hebbian", "delta")
+"""How a value is written: added, or so that its address gives it from now on."""
+
+_KEPT = 0.999  # what decay leaves after a token, at the start
+_LEAST_KEPT = -20.0  # and its natural logarithm at the least
+_RANGE = 40.0  # of logarithms that are multiplied out, so that float32 holds them twice
+
+
+class SequenceOutput(NamedTuple):
+    """What a sequence memory gives for tokens (B, L, D).
+
+    Attributes:
+        output: Shape (B, L, D).
+        meter: The activation count: hard locations that were read, over all heads, int64 (B, L).
+        evidence: How much of the past matched, (B, L): 1 is one earlier token of the same
+            address, averaged over heads. Chance overlaps add to it as a state fills.
+        state: What was written so far; None unless one was given.
+    """
+
+    output: Tensor
+    meter: Tensor
+    evidence: Tensor
+    state: MemoryState | None
+
+
+class SequenceMemory(nn.Module):
+    """Attention over a whole context at a cost per token that does not grow.
+
+    Each token reads the few hard locations that its address activates, and its value is written
+    into those that the address *before* it activated: Kanerva's way to store a sequence, so that an
+    address gives what followed it. Two tokens see one another by the overlap of their activations,
+    which falls off with their distance about as softmax attention does. The memory is exact and
+    causal, token by token, with any number of tokens at once.
+
+    A read is divided by its evidence (the overlaps' sum) plus a learned floor, so that what
+    little chance overlaps give is damped. As a sequence touches more and more of the M locations,
+    chance overlaps grow; M should be no less than top_k times the longest context. It costs
+    little: addressing costs √M, and only touched locations are held.
+
+    Args:
+        dim: Width of a token, D.
+        n_heads: Heads, each with addresses and a memory of its own, H; they share the width.
+        n_locations: Hard locations of each head, M, a square; unless given, the first with
+            room for `max_length` tokens at `top_k` each.
+        max_length: Longest context that is expected; longer ones work, and match less well.
+        top_k: Hard locations that a head activates, K.
+        address_dim: Components of a head's address; the width of its values unless given.
+        shift: Whether a value is written at the address before it. Otherwise at its own, and each
+            token sees itself: for values and addresses that are paired token by token.
+        rule: "hebbian", or "delta": a write corrects what its address gave until now.
+        decay: Whether what was written fades, by a factor for each token that each head learns.
+        write_gate: Whether each head learns which tokens to write, and how strongly.
+        max_locations: Most touched locations that a head's state keeps from call to call.
+        forget: Which go first beyond that: "oldest" or "least".
+        seed: Of the first addresses.
+
+    Raises:
+        ArgumentError: if a size is out of range, `dim` no multiple of the heads, or M no square.
+
+    Shapes:
+        x (B, L, D) → output (B, L, D), meter (B, L), evidence (B, L).
+
+    Examples:
+        >>> layer = SequenceMemory(16, 2, n_locations=256, top_k=4)
+        >>> x = torch.randn(1, 6, 16)
+        >>> whole = layer(x)
+        >>> state = layer.new_cache(1)
+        >>> parts = [layer(part, state).output for part in x.split(4, dim=1)]
+        >>> torch.allclose(torch.cat(parts, dim=1), whole.output, atol=1e-5)
+        True
+
+    **Source:** Kanerva, *Sparse Distributed Memory* (1988), chapter 8; Lample et al. 2019
+    (arXiv 1907.05242) for the addressing; Schlag et al. 2021 (arXiv 2102.11174) for the delta rule.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        *,
+        n_locations: int | None = None,
+        max_length: int = 8192,
+        top_k: int = 8,
+        address_dim: int | None = None,
+        shift: bool = True,
+        rule: str = "hebbian",
+        decay: bool = False,
+        write_gate: bool = False,
+        max_locations: int | None = None,
+        forget: str = "oldest",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        where = "SequenceMemory"
+        self.dim, self.n_heads = (
+            checks.count(where, "dim", dim),
+            checks.count(where, "n_heads", n_heads),
+        )
+        if self.dim % self.n_heads:
+            got = checks.Words(f"{self.dim} with {self.n_heads} heads")
+            checks.reject(where, "dim", "be a multiple of `n_heads`", got)
+        self.width = self.dim // self.n_heads
+        top_k = checks.count(where, "top_k", top_k)
+        max_length = checks.count(where, "max_length", max_length)
+        if n_locations is None:
+            n_locations = (math.isqrt(max_length * top_k - 1) + 1) ** 2
+        part = (
+            self.width if address_dim is None else checks.count(where, "address_dim", address_dim)
+        )
+        self.shift = checks.flag(where, "shift", shift)
+        checks.one_of(where, "rule", rule, RULES)
+        self.rule = rule
+        self.decoder = ProductKeys(
+            part * self.n_heads, n_locations, n_heads=self.n_heads, top_k=top_k, learned=True,
+            seed=seed,
+        )  # fmt: skip
+        checks.integer(where, "top_k", top_k, 1, self.decoder.n_locations)
+        self.n_locations, self.top_k = self.decoder.n_locations, top_k
+        self.max_locations, self.forget = max_locations, forget
+        self.new_cache(0)  # refuses bounds that do not fit
+        with self.decoder.device:
+            self.address = nn.Linear(self.dim, self.decoder.dim, bias=False)
+            self.value = nn.Linear(self.dim, self.dim, bias=False)
+            self.out = nn.Linear(self.dim, self.dim, bias=False)
+            self.weigh = Weighting("softmax", self.n_heads, max(1.0, implied_beta(self.decoder)))
+            self.floor = nn.Parameter(torch.full((self.n_heads,), math.log(math.expm1(0.1))))
+            decay = checks.flag(where, "decay", decay)
+            start = torch.full((self.n_heads,), math.log(_KEPT / (1 - _KEPT)))
+            self.kept = nn.Parameter(start) if decay else None
+            gated = checks.flag(where, "write_gate", write_gate)
+            self.gate = nn.Linear(self.dim, self.n_heads) if gated else None
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, 2.0)
+
+    def forward(
+        self, x_BLD: Tensor, cache: MemoryState | None = None, *, token_mask: Tensor | None = None
+    ) -> SequenceOutput:
+        """Write and read along each sequence.
+
+        Args:
+            x_BLD: Tokens, shape (B, L, D).
+            cache: What was written before, from `new_cache`; it is changed in place.
+            token_mask: True where there is a token, shape (B, L); others write nothing, and give 0.
+
+        Returns:
+            Output, meter, evidence and the state.
+
+        Raises:
+            ArgumentError: if a shape, type or device does not fit, or the state is another
+                layer's.
+        """
+        self._check(x_BLD, cache, token_mask)
+        if self.kept is not None:
+            return self._fading(x_BLD, cache, token_mask)
+        return self._pass(x_BLD, cache, token_mask)
+
+    def _fading(
+        self, x_BLD: Tensor, cache: MemoryState | None, token_mask: Tensor | None
+    ) -> SequenceOutput:
+        """In parts so short that nothing fades out of the range of numbers within one."""
+        n_tokens = x_BLD.shape[1]
+        fastest = -float(self._log_kept.detach().min())
+        step = max(1, int(_RANGE / fastest)) if fastest * n_tokens > _RANGE else n_tokens
+        if step >= n_tokens:
+            return self._pass(x_BLD, cache, token_mask)
+        state = self.new_cache(len(x_BLD)) if cache is None else cache
+        parts = []
+        for low in range(0, n_tokens, step):
+            some = slice(low, low + step)
+            mask = None if token_mask is None else token_mask[:, some]
+            parts.append(self._pass(x_BLD[:, some], state, mask))
+        output, meter, evidence, _ = zip(*parts, strict=True)
+        return SequenceOutput(
+            torch.cat(output, 1), torch.cat(meter, 1), torch.cat(evidence, 1), cache
+        )
+
+    def _pass(
+        self, x_BLD: Tensor, cache: MemoryState | None, token_mask: Tensor | None
+    ) -> SequenceOutput:
+        address = self.address(x_BLD)
+        locations, similarity, active = self.decoder.nearest(address)
+        weights, _ = self.weigh(similarity, active, limited=False)
+        if self.rule == "delta":
+            weights = functional.normalize(weights, dim=-1)
+        values = self.value(x_BLD).unflatten(-1, (self.n_heads, self.width))
+        wide = torch.promote_types(values.dtype, torch.float32)
+        writes = self._writes(
+            x_BLD, locations, weights.to(wide), values.to(wide), cache, token_mask
+        )
+        if cache is None:
+            sums, masses = alone(writes, self.n_locations)
+        else:
+            sums, masses = continued(writes, cache)
+            self._note(writes, cache, x_BLD, token_mask)
+        own = weights.to(wide).square().sum(-1).transpose(1, 2)
+        sums = sums.unflatten(0, (len(x_BLD), self.n_heads))
+        masses = masses.unflatten(0, (len(x_BLD), self.n_heads))
+        if self.rule == "hebbian":
+            floor = functional.softplus(self.floor.to(wide))[:, None]
+            sums = sums / (masses + floor)[..., None]
+        output = self.out(sums.transpose(1, 2).flatten(2).to(values.dtype))
+        evidence = (masses / own.clamp_min(torch.finfo(wide).tiny)).mean(1)
+        meter = active.sum((-2, -1))
+        if token_mask is not None:
+            output = torch.where(token_mask[..., None], output, 0)
+            evidence, meter = (
+                torch.where(token_mask, evidence, 0),
+                torch.where(token_mask, meter, 0),
+            )
+        return SequenceOutput(output, meter, evidence, cache)
+
+    def new_cache(self, batch: int) -> MemoryState:
+        """A state in which nothing is written yet.
+
+        Args:
+            batch: Number of sequences.
+
+        Returns:
+            The state.
+        """
+        codebooks = self.decoder.codebooks
+        return MemoryState(
+            batch, self.n_heads, self.n_locations, self.width, self.top_k,
+            max_locations=self.max_locations, forget=self.forget,
+            dtype=torch.promote_types(codebooks.dtype, torch.float32), device=codebooks.device,
+        )  # fmt: skip
+
+    def _writes(
+        self,
+        x_BLD: Tensor,
+        locations: Tensor,
+        weights: Tensor,
+        values: Tensor,
+        cache: MemoryState | None,
+        token_mask: Tensor | None,
+    ) -> Writes:
+        """Reads and writes of all heads; counts the tokens, and where the last one pointed."""
+        written, steps = self._before(locations, weights, cache, token_mask)
+        rates = None if self.gate is None else torch.sigmoid(self.gate(x_BLD).to(values.dtype))
+        # What is no number, or no token, writes nothing.
+        sound = values.isfinite().all(-1) & steps.isfinite().all(-1)
+        if token_mask is not None:
+            sound = sound & token_mask[..., None]
+        steps = torch.where(sound[..., None], steps, 0)
+        values = torch.where(sound[..., None], values, 0)
+        amounts = torch.ones_like(steps[..., 0])
+        shares = weights
+        if self.kept is not None:
+            left, grown = self._decay(x_BLD, cache, token_mask)
+            shares = shares * left[..., None]
+            if self.rule == "delta":
+                values, amounts = values * grown[..., None], grown.detach()
+            else:
+                steps = steps * grown[..., None]
+        if self.rule == "hebbian":
+            steps = steps if rates is None else steps * rates[..., None]
+            rates = None
+        elif rates is None:
+            rates = torch.ones_like(amounts)
+        heads = (locations, shares, written, steps, values, rates, amounts)
+        return Writes(*(None if x is None else x.transpose(1, 2).flatten(0, 1) for x in heads))  # type: ignore[arg-type]
+
+    def _before(
+        self,
+        locations: Tensor,
+        weights: Tensor,
+        cache: MemoryState | None,
+        token_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Where each token's value is written: the address of the token before it."""
+        if not self.shift:
+            return locations, weights
+        if cache is None:
+            last, share = torch.zeros_like(locations[:, :1]), torch.zeros_like(weights[:, :1])
+            if not locations.shape[1]:
+                return locations, weights
+        else:
+            last, share = cache.last_locations[:, None], cache.last_weights[:, None]
+        places, shares = torch.cat([last, locations], 1), torch.cat([share, weights], 1)
+        if token_mask is None:
+            before = None
+            end = torch.full((len(locations),), locations.shape[1], device=locations.device)
+        else:  # the last token that was one; slot 0 is what came before all of them
+            index = torch.arange(1, token_mask.shape[1] + 1, device=token_mask.device)
+            index = torch.where(token_mask, index, 0)
+            index = torch.cat([index.new_zeros(len(index), 1), index], 1).cummax(1).values
+            before, end = index[:, :-1], index[:, -1]
+        if cache is not None:
+            rows = torch.arange(len(end), device=end.device)
+            cache.last_locations, cache.last_weights = places[rows, end], shares[rows, end]
+        if before is None:
+            return places[:, :-1], shares[:, :-1]
+        chosen = before[:, :, None, None].expand(locations.shape)
+        return places.gather(1, chosen), shares.gather(1, chosen)
+
+    @property
+    def _log_kept(self) -> Tensor:
+        """Logarithm of what each head's decay leaves after a token."""
+        assert self.kept is not None  # noqa: S101 only layers with decay ask
+        return functional.logsigmoid(self.kept).clamp_min(_LEAST_KEPT)
+
+    def _decay(
+        self, x_BLD: Tensor, cache: MemoryState | None, token_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What is left of the table's numbers at each token, (B, L, H), and one over it."""
+        kept = self._log_kept
+        if token_mask is None:
+            passed = torch.arange(1, x_BLD.shape[1] + 1, device=x_BLD.device).expand(
+                x_BLD.shape[:2]
+            )
+        else:
+            passed = token_mask.cumsum(1)
+        faded = passed[..., None] * kept
+        if cache is not None:
+            before = cache.scale.view(-1, 1, self.n_heads)
+            faded = before + faded
+            if x_BLD.shape[1]:
+                cache.scale = faded[:, -1].flatten()
+        return faded.exp(), (-faded).exp()
+
+    def _note(
+        self, writes: Writes, cache: MemoryState, x_BLD: Tensor, token_mask: Tensor | None
+    ) -> None:
+        """Count the tokens, and forget what there is too much of."""
+        mask = token_mask
+        if mask is None:
+            mask = torch.ones(x_BLD.shape[:2], dtype=torch.bool, device=x_BLD.device)
+        times = cache.n_tokens[:, None] + mask.cumsum(1)
+        cache.n_tokens = cache.n_tokens + mask.sum(1)
+        cache.note(
+            writes.written, writes.weights != 0, times.repeat_interleave(self.n_heads, dim=0)
+        )
+        if self.kept is not None and cache.batch and bool((cache.scale < -_RANGE).any()):
+            cache.rescale()
+
+    def _check(self, x: Any, cache: Any, token_mask: Any) -> None:
+        where = "SequenceMemory"
+        check_vectors(where, "x_BLD", x, self.dim, self.address.weight.device)
+        if x.ndim != 3:
+            got = checks.Words(f"shape {tuple(x.shape)}")
+            checks.reject(where, "x_BLD", "have shape (batch, length, dim)", got)
+        if x.dtype != self.address.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            expected = f"be {self.address.weight.dtype} like the layer, or under autocast"
+            checks.reject(where, "x_BLD", expected, checks.Words(str(x.dtype)))
+        check_mask(where, x, token_mask)
+        if cache is None:
+            return
+        self.new_cache(0).check_like(where, "cache", cache)
+        if cache.batch != len(x):
+            got = checks.Words(f"one of {cache.batch}")
+            checks.reject(where, "cache", f"be of {len(x)} sequences", got)
+
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        return f"dim={self.dim}, n_heads={self.n_heads}, shift={self.shift}, rule={self.rule!r}"
