@@ -41,7 +41,7 @@ class SDMLayer(nn.Module):
     weighed by its similarity. With product keys a call costs what the active locations cost, and
     the square root of their number: 32 of 99,856 for each of 4 heads unless told otherwise.
 
-    The search has no gradient; the winners are scored again with one, so that addresses, the map
+    The search has no gradient, but the scores of its winners have one, so that addresses, the map
     and the weights learn as the contents do. A token with NaN gives NaN for itself alone.
 
     Args:

@@ -261,7 +261,7 @@ class SequenceMemory(nn.Module):
         written, steps = self._before(locations, weights, cache, token_mask)
         rates = None if self.gate is None else torch.sigmoid(self.gate(x_BLD).to(values.dtype))
         # What is no number, or no token, writes nothing.
-        sound = values.isfinite().all(-1) & steps.isfinite().all(-1)
+        sound = (values.detach().sum(-1) + steps.detach().sum(-1)).isfinite()
         if token_mask is not None:
             sound = sound & token_mask[..., None]
         steps = torch.where(sound[..., None], steps, 0)

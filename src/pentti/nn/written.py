@@ -81,7 +81,8 @@ def _in_place(writes: Writes, state: MemoryState) -> tuple[Tensor, Tensor]:
     read, shares, written, weights, values, rates, amounts = writes
     if state.batch:
         state.reserve(int(state.used.max()) + written[0].numel())
-    tables = tuple(x.numpy() for x in (state.place, state.used, state.contents, state.evidence))
+    contents, evidence = state.contents.numpy(), state.evidence.numpy()
+    tables = (state.place.numpy(), state.used.numpy(), contents, evidence)
     if rates is None:
         given = causal.Visit(written, weights, values, torch.ones_like(amounts), read, shares)
         sums, masses, _ = causal_cpu.visit(given, state.n_locations, tables)
