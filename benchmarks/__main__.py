@@ -27,6 +27,8 @@ QUICK = {
     "sides": (100, 200, 316),
     "lengths": (1024,),
     "crossing": (256, 2048),
+    "contexts": (1024, 4096),
+    "positions": (100, 10_000),
 }
 
 

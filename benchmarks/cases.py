@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import attentions, building, layer_costs, layers, machine, optimisers
+from benchmarks import (
+    attentions,
+    building,
+    layer_costs,
+    layers,
+    machine,
+    optimisers,
+    sequences,
+)
 from benchmarks.attentions import AttentionSize
 from benchmarks.entries import memory_entry, part_entry, scan_entry
 from benchmarks.jobs import Case, Job, Settings
@@ -18,11 +26,13 @@ from benchmarks.memories import Memory, Pentti
 from benchmarks.peers import PEERS
 from benchmarks.problems import BOOK, SMALL, Problem, Size
 from benchmarks.scanners import SCANNERS, Scanner
+from benchmarks.sequences import SequenceSize
 from benchmarks.streams import stream
 from benchmarks.timing import Comparison, Line, measure
 
 __all__ = ["CASES", "jobs", "lines"]
 
+_LONGEST_BACKWARD = 32_768
 _DTYPES = {"int8": torch.int8, "int16": torch.int16}
 
 
@@ -140,6 +150,13 @@ def _fill(memories: Iterable[Memory], problem: Problem) -> None:
             who.write(slice(first, first + step), False)
 
 
+def _sequences(lengths: tuple[int, ...]) -> list[SequenceSize]:
+    """Forward at every length; backward where dense attention takes less than a minute."""
+    forward = [SequenceSize(length) for length in lengths]
+    short = [length for length in lengths if length <= _LONGEST_BACKWARD]
+    return forward + [SequenceSize(n, operation="forward + backward") for n in short]
+
+
 CASES = {
     "stream": Case("read the packed addresses and no more: the floor", _stream, _book),
     "scan": Case(
@@ -191,5 +208,15 @@ CASES = {
         "dense and sparse attention beside SDPA",
         attentions.time_attention,
         lambda settings: [AttentionSize(length) for length in settings.lengths],
+    ),
+    "sequence": Case(
+        "the sequence memory beside SDPA and linear attention, by length",
+        sequences.time_sequences,
+        lambda settings: _sequences(settings.contexts),
+    ),
+    "token": Case(
+        "one more token of a sequence memory, after more and more of them",
+        sequences.stream_tokens,
+        lambda settings: [AttentionSize(length) for length in settings.positions],
     ),
 }

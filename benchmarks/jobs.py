@@ -37,6 +37,8 @@ class Settings:
         sides: Sizes of the grids of product keys, n for n² locations.
         lengths: Of the sequences that attention is timed on.
         crossing: Of the sequences that a layer and attention are compared on.
+        contexts: Of the sequences that a sequence memory reads.
+        positions: How many tokens have passed before one more.
     """
 
     n_threads: int = 2
@@ -48,6 +50,8 @@ class Settings:
     sides: tuple[int, ...] = (100, 200, 316, 632, 1000, 2000)
     lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 32768)
     crossing: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+    contexts: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+    positions: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
 
 
 @dataclass(frozen=True)

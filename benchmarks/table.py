@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.layer_table import layer_sections
 from benchmarks.markdown import beside, own, ratio, section, time
+from benchmarks.sequence_table import sequence_sections
 from benchmarks.targets import Lines, targets
 from benchmarks.timing import Line
 
@@ -57,6 +58,7 @@ def page(lines: Sequence[Line]) -> str:
     parts = [_INTRODUCTION, _machine(lines), _targets(asked), _scan(asked)]
     parts += [_operation(asked, name) for name in ("write", "read", "recall")]
     parts += [_small(asked), _build(asked), *layer_sections(asked)]
+    parts += sequence_sections(asked)
     parts += [_left_out(lines), _figures(lines)]
     return "\n".join(part for part in parts if part)
 

@@ -35,8 +35,11 @@ from benchmarks.layer_pentti import LAYERS
 from benchmarks.peers import PEERS
 from benchmarks.problems import Problem, Size, packed, within
 from benchmarks.scanners import SCANNERS
+from benchmarks.sequence_table import sequence_targets
+from benchmarks.sequences import SequenceSize
 from benchmarks.timing import Comparison, Entry, Patience
 from pentti.kernels import cpu, reference
+from pentti.nn import SequenceMemory
 
 TINY = Size(address_bits=129, n_locations=2003, radius=52, noise=3, n_words=11)
 TINY_LAYER = LayerSize(dim=48, n_locations=49, top_k=3, n_heads=2)
@@ -59,6 +62,8 @@ SIZES = {
     "crossing": TINY_LAYER,
     "optimiser": TINY_LAYER,
     "attention": TINY_ATTENTION,
+    "sequence": SequenceSize(65, n_heads=2, head_width=6, operation="forward + backward"),
+    "token": TINY_ATTENTION,
 }
 
 
@@ -256,7 +261,7 @@ def test_an_unknown_case_is_one_sentence(tmp_path):
     assert result.exit_code == 2
     assert result.stderr == (
         "benchmarks: there is no case 'scam'; the cases are stream, scan, memory, build, small, "
-        "layer, layer-memory, layer-size, crossing, optimiser, attention\n"
+        "layer, layer-memory, layer-size, crossing, optimiser, attention, sequence, token\n"
     )
     assert not out.exists()
 
@@ -522,3 +527,49 @@ def test_a_page_from_two_runs_names_both_machines(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.count("Machine: first") == 1
     assert text.count("Machine: second") == 1
+
+
+def test_a_sequence_memory_that_gives_another_output_gets_no_time(monkeypatch):
+    forward = SequenceMemory.forward
+
+    def off(layer, *given, **named):
+        output = forward(layer, *given, **named)
+        return output._replace(output=output.output * 1.01)
+
+    monkeypatch.setattr(SequenceMemory, "forward", off)
+    (line,) = of(run("sequence"), "pentti")
+    assert line["error"].startswith("wrong result: output")
+    assert "median_s" not in line
+
+
+def sequence_line(entry, length, peak=1.0, operation="forward", **facts):
+    return line(
+        entry, 1.0, case="sequence", operation=operation, batch=length, peak_bytes=peak, **facts
+    )  # fmt: skip
+
+
+def judged_sequences(lines):
+    return {one.what: one for one in sequence_targets(targets.Lines(lines))}
+
+
+def test_the_sequence_memory_is_judged_by_length():
+    name = "forward, 32,768 tokens, speed over SDPA"
+    assert judged_sequences([])[name].is_met is None
+    assert judged_sequences([sequence_line("SDPA", 32768, ratio=8.1)])[name].is_met
+    assert judged_sequences([sequence_line("SDPA", 32768, ratio=7.9)])[name].is_met is False
+    peaks = [sequence_line("pentti", 1024, 3.0), sequence_line("pentti", 8192, 27.0)]
+    grown = judged_sequences(peaks)["forward, peak memory a token, longest over an eighth of it"]
+    assert (grown.measured, grown.is_met) == ("1.12 × at 8,192 tokens", True)
+    tokens = [line("pentti", s, case="token", batch=n) for n, s in ((100, 1.0), (10**6, 1.3))]
+    assert judged_sequences(tokens)["one token, slowest position over fastest"].is_met is False
+
+
+def test_the_page_shows_the_sequence_memory():
+    lines = [sequence_line("pentti", 1024, 3e6, ratio=1.0), sequence_line("SDPA", 1024, ratio=0.5)]
+    lines.append(
+        line("pentti", 0.001, case="token", operation="one token", batch=100, state_bytes=2e6)
+    )
+    text = table.page(lines)
+    assert "## Sequence memory: forward\n" in text
+    assert "| 1,024 | 1,000 (1,000–1,000) | 977 | 1,000 (0.5 ×) | – | – | – |" in text
+    assert "| 100 | 1 (1–1) | 2 |" in text

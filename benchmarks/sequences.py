@@ -1,0 +1,164 @@
+"""The sequence memory beside attention: time and memory by length, and of a single token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.attentions import AttentionSize, Kernel
+from benchmarks.jobs import Job
+from benchmarks.layers import apart
+from benchmarks.peaks import extra_bytes
+from benchmarks.timing import Comparison, Entry, Line, Patience, measure
+from pentti.nn import LinearAttention, SequenceMemory, local
+
+__all__ = ["FORMS", "SequenceSize", "stream_tokens", "time_sequences"]
+
+_TOP_K = 8
+_N_LOCATIONS = 65_536
+_CHECKED = 5  # tokens whose output is worked out again
+
+
+@dataclass(frozen=True)
+class SequenceSize(AttentionSize):
+    """A sequence, and whether it goes backward too."""
+
+    operation: str = "forward"
+
+    @property
+    def title(self) -> str:
+        return f"{super().title}, {self.operation}"
+
+
+FORMS: dict[str, Callable[[AttentionSize], nn.Module]] = {
+    "pentti": lambda size: SequenceMemory(
+        size.dim, size.n_heads, n_locations=_N_LOCATIONS, top_k=_TOP_K
+    ),
+    "SDPA": lambda _: Kernel(),
+    "linear": lambda size: LinearAttention(size.dim, size.n_heads, chunk=128),
+    "window": lambda size: local.SlidingWindowAttention(size.dim, size.n_heads, window=size.window),
+    "BigBird": lambda size: local.BigBirdAttention(
+        size.dim, size.n_heads, block=size.block, n_random=size.n_random, n_global=2
+    ),
+}
+
+
+def time_sequences(job: Job[SequenceSize]) -> Iterator[Line]:
+    """Lines of the memory and of the forms beside it, each with its peak memory.
+
+    Args:
+        job: Says how long the sequence is, and whether it goes backward.
+    """
+    size, device = job.size, job.settings.device
+    trains = size.operation != "forward"
+    torch.manual_seed(8)
+    peaks: dict[str, int] = {}
+    entries = []
+    for name, make in FORMS.items():
+        form = make(size).to(device).train(trains)
+        _run(form, replace(size, length=256), device, trains)(1)  # loads all code
+        entries.append(_entry(name, form, size, device, peaks))
+    long = size.length >= 16_384
+    patience = Patience(3, 0.0, 3.0, warms=False) if long else job.settings.patience
+    for line in measure(Comparison(job.facts(size.operation, size.length), entries), patience):
+        yield {**line, "peak_bytes": peaks[line["entry"]]} if "median_s" in line else line
+
+
+def _entry(
+    name: str, form: nn.Module, size: SequenceSize, device: str, peaks: dict[str, int]
+) -> Entry:
+    run = _run(form, size, device, size.operation != "forward")
+
+    def first_weighed(repetition: int) -> Tensor:
+        if repetition:
+            return run(repetition)
+        kept: list[Tensor] = []
+        peak = extra_bytes(lambda: kept.append(run(0)), device)
+        peaks[name] = max(peak, peaks.get(name, 0))
+        return kept[0]
+
+    def fault(output: Tensor) -> str | None:
+        if not isinstance(form, SequenceMemory):
+            return None if output.isfinite().all() else "the output is not finite"
+        return _memory_fault(form, _tokens(form, size, device)[0], output)
+
+    return Entry(name, first_weighed, size.length, fault, lambda: form.zero_grad(set_to_none=True))
+
+
+def _run(
+    form: nn.Module, size: AttentionSize, device: str, trains: bool
+) -> Callable[[int], Tensor]:
+    turns = _tokens(form, size, device)
+
+    def run(repetition: int) -> Tensor:
+        x = turns[repetition % len(turns)].detach()
+        with torch.set_grad_enabled(trains):
+            form.zero_grad(set_to_none=True)
+            given = form(x.requires_grad_(trains))
+            output: Tensor = given[0] if isinstance(given, tuple) else given
+            if trains:
+                output.backward(torch.ones_like(output))
+            return output.detach()
+
+    return run
+
+
+def _tokens(form: nn.Module, size: AttentionSize, device: str) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    bare = (3, size.n_heads, size.length, size.head_width)
+    shape = bare if isinstance(form, Kernel) else (1, size.length, size.dim)
+    return [torch.randn(shape, generator=generator).to(device) for _ in range(2)]
+
+
+@torch.no_grad()
+def _memory_fault(form: SequenceMemory, x: Tensor, output: Tensor) -> str | None:
+    """A few tokens again in float64, compared with every token before them."""
+    query = form.address(x)
+    locations, similarity, active = form.decoder.nearest(query)
+    weights = form.weigh(similarity, active)[0].double()[0]
+    values = form.value(x).double()[0].unflatten(-1, (form.n_heads, -1))
+    places, length = locations[0], x.shape[1]
+    floor = torch.nn.functional.softplus(form.floor.double())
+    for t in torch.linspace(0, length - 1, _CHECKED).long().tolist():
+        same = places[t, :, :, None] == places[:t, :, None, :]  # (t, H, K, K)
+        overlap = (same * weights[t, :, :, None] * weights[:t, :, None, :]).sum((-1, -2))
+        total = torch.einsum("th,thd->hd", overlap, values[1 : t + 1])
+        read = total / (overlap.sum(0) + floor)[:, None]
+        right = form.out.weight.double() @ read.flatten()
+        fault = apart(f"output {t}", output[0, t], right)
+        if fault is not None:
+            return fault
+    return None
+
+
+def stream_tokens(job: Job[AttentionSize]) -> Iterator[Line]:
+    """One token at a time, once so many have passed.
+
+    Args:
+        job: Says how many, as the length of the sequence.
+    """
+    size, settings = job.size, job.settings
+    torch.manual_seed(8)
+    form = FORMS["pentti"](size).to(settings.device).eval()
+    state: Any = form.new_cache(1)  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for low in range(0, size.length, 16_384):
+            n = min(16_384, size.length - low)
+            form(torch.randn((1, n, size.dim), generator=generator).to(settings.device), state)
+    ones = torch.randn((1024, 1, 1, size.dim), generator=generator).to(settings.device)
+
+    def run(repetition: int) -> Tensor:
+        with torch.no_grad():
+            output: Tensor = form(ones[repetition % len(ones)], state).output
+            return output
+
+    entry = Entry("pentti", run, 1, lambda y: None if y.isfinite().all() else "is not finite")
+    for line in measure(
+        Comparison(job.facts("one token", size.length), [entry]), settings.patience
+    ):
+        yield {**line, "state_bytes": state.size_bytes}
