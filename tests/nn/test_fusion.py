@@ -1,5 +1,6 @@
 """The gate between attention and memory, the hybrid mixer, and the block around them."""
 
+import itertools
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from pentti.nn.fusion import FusionLayer
 from pentti.nn.hybrid import HybridSparseAttention
 from pentti.nn.local import Attention, SlidingWindowAttention
 from pentti.nn.sdm import MemoryOutput, SDMLayer
+from pentti.nn.sequence import SequenceMemory
 
 
 class Constant(nn.Module):
@@ -34,6 +36,10 @@ class Zero(nn.Module):
 
 def memory(dim=16):
     return SDMLayer(dim, n_locations=49, n_heads=2, top_k=3)
+
+
+def sequence(dim=16):
+    return SequenceMemory(dim, 2, n_locations=64, top_k=3)
 
 
 def hybrid(**settings):
@@ -79,7 +85,23 @@ def test_the_gate_moves_to_the_side_that_knows(generator):
     assert gate[1] > 0.95
 
 
-@pytest.mark.parametrize("make", [hybrid, lambda: FusionLayer(16, Attention(16, 2), memory())])
+WITH_SEQUENCE = {
+    "beside attention": lambda: FusionLayer(
+        16, SlidingWindowAttention(16, 2, window=3), sequence()
+    ),
+    "beside a learned memory": lambda: FusionLayer(16, sequence(), memory()),
+    "three": lambda: FusionLayer(16, FusionLayer(16, Attention(16, 2), sequence()), memory()),
+    "in a block": lambda: TransformerBlock(16, sequence()),
+    "for a feed-forward network": lambda: TransformerBlock(
+        16, Attention(16, 2), feed_forward=sequence()
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [hybrid, lambda: FusionLayer(16, Attention(16, 2), memory()), *WITH_SEQUENCE.values()],
+)
 def test_the_future_does_not_reach_the_past(make, generator):
     mixer = make()
     x = torch.randn(2, 11, 16, generator=generator)
@@ -136,6 +158,40 @@ def test_a_few_tokens_at_a_time_equal_all_at_once(split, generator):
         torch.cat([part.output for part in parts], 1), whole.output, atol=1e-5, rtol=0
     )
     assert torch.equal(torch.cat([part.meter for part in parts], 1), whole.meter)
+
+
+@pytest.mark.parametrize("name", WITH_SEQUENCE)
+def test_a_sequence_memory_streams_in_any_place(name, generator):
+    mixer = WITH_SEQUENCE[name]()
+    x = torch.randn(2, 11, 16, generator=generator)
+    mask = torch.ones(2, 11, dtype=torch.bool)
+    mask[0, :4] = False
+    with torch.no_grad():
+        whole = mixer(x, token_mask=mask)
+        for split in ((4, 7), (1,) * 11):
+            cache, ends = mixer.new_cache(2), itertools.accumulate(split)
+            parts = [
+                mixer(x[:, end - n : end], token_mask=mask[:, end - n : end], cache=cache)
+                for n, end in zip(split, ends, strict=True)
+            ]
+            streamed = torch.cat([part.output for part in parts], 1)
+            torch.testing.assert_close(streamed, whole.output, atol=1e-5, rtol=0)
+            assert torch.equal(torch.cat([part.meter for part in parts], 1), whole.meter)
+        torch.testing.assert_close(mixer(x[:1, 4:]).output[0], whole.output[0, 4:])
+
+
+def test_a_fusion_counts_the_locations_of_both_parts(generator):
+    x = torch.randn(2, 5, 16, generator=generator)
+    assert FusionLayer(16, Attention(16, 2), sequence())(x).meter.tolist() == [[6] * 5] * 2
+    assert FusionLayer(16, sequence(), memory())(x).meter.tolist() == [[12] * 5] * 2
+    assert TransformerBlock(16, WITH_SEQUENCE["three"]())(x).meter.tolist() == [[12] * 5] * 2
+
+
+def test_a_fusion_with_a_sequence_memory_is_its_two_parts(generator):
+    layer = WITH_SEQUENCE["beside attention"]()
+    x = torch.randn(2, 11, 16, generator=generator)
+    expected = 0.9 * layer.local(x) + 0.1 * layer.memory(x).output
+    torch.testing.assert_close(layer(x).output, expected)
 
 
 def test_gradients_reach_every_parameter_of_the_hybrid(generator):

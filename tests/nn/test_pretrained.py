@@ -87,6 +87,31 @@ def rewritten(folder, change):
     path.write_text(json.dumps(written))
 
 
+def test_a_model_saved_before_there_were_sequence_memories_still_loads(folder):
+    from pentti.persistence import load_tensors, save_tensors
+
+    before = model().state_dict()
+
+    def older(written):
+        for name in ("memory_kind", "sequence"):
+            del written["settings"][name]
+
+    rewritten(folder, older)
+    written = json.loads((folder / "config.json").read_text())
+    _, tensors = load_tensors(folder / "model.safetensors", "transformer")
+    save_tensors(folder / "model.safetensors", "transformer", written, tensors)
+    again = PenttiTransformer.from_pretrained(folder)
+    assert again.config == model().config
+    assert list(again.state_dict()) == list(before)
+    assert all(torch.equal(again.state_dict()[name], before[name]) for name in before)
+
+
+def test_bad_settings_of_sequence_memories_are_told(folder):
+    rewritten(folder, lambda written: written["settings"]["sequence"].update(top_k=0))
+    with pytest.raises(StoreError, match=r"config\.json: SequenceConfig: `top_k` must be at least"):
+        PenttiTransformer.from_pretrained(folder)
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("here")
     with pytest.raises(StoreError, match=r"cannot write .*file: File exists"):

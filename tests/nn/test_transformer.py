@@ -1,6 +1,7 @@
 """The whole model: causality, padding, gradients, meters, the loss, the settings."""
 
 import copy
+import json
 import math
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from pentti.errors import ArgumentError, StoreError
 from pentti.nn.config import PenttiConfig
 from pentti.nn.fusion import FusionLayer
 from pentti.nn.sdm import SDMLayer
+from pentti.nn.sequence import SequenceMemory
+from pentti.nn.sequence_config import SequenceConfig
 from pentti.nn.transformer import PenttiTransformer
 
 KINDS = {
@@ -352,6 +355,80 @@ def test_a_config_goes_through_json():
     assert hash(config) == hash(PenttiConfig.from_dict(config.as_dict()))
 
 
+def test_a_config_with_sequence_memories_goes_through_json():
+    config = PenttiConfig(
+        **SIZES, memory_kind=("sdm", "sequence"), sequence={"top_k": 4, "rule": "delta"}
+    )
+    again = PenttiConfig.from_dict(json.loads(json.dumps(config.as_dict())))
+    assert again == config
+    assert hash(again) == hash(config)
+    assert config.kinds == ("none", "sdm", "sequence")
+    assert config.places == ("local", "fusion", "fusion")
+    assert config.sequence == SequenceConfig(top_k=4, rule="delta")
+    assert PenttiConfig(**SIZES).kinds == ("none", "sdm", "sdm")
+
+
+def test_each_memory_is_of_the_kind_that_was_asked_for():
+    settings = {
+        "n_heads": 4, "n_locations": 81, "top_k": 5, "address_dim": 6, "shift": False,
+        "rule": "delta", "decay": True, "write_gate": True, "max_locations": 7, "forget": "least",
+    }  # fmt: skip
+    places = ("mixer", "feed_forward", "fusion")
+    made = model(
+        memory_layers=(0, 1, 2), memory_place=places, memory_kind=("sequence", "sdm", "sequence"),
+        sequence=settings,
+    )  # fmt: skip
+    first, learned, last = (
+        made.blocks[0].mixer,
+        made.blocks[1].feed_forward,
+        made.blocks[2].mixer.memory,
+    )
+    assert isinstance(learned, SDMLayer)
+    assert not torch.equal(first.decoder.codebooks, last.decoder.codebooks)
+    for layer in (first, last):
+        assert isinstance(layer, SequenceMemory)
+        for name in ("n_heads", "n_locations", "top_k", "shift", "rule", "max_locations", "forget"):
+            assert getattr(layer, name) == settings[name]
+        assert layer.decoder.dim == 4 * 6
+        assert layer.kept is not None
+        assert layer.gate is not None
+    counted = made.n_parameters()
+    assert counted.contents == 49 * 16
+    assert counted.total == sum(parameter.numel() for parameter in made.parameters())
+
+
+def test_a_sequence_memory_has_the_heads_of_the_attention_and_room_for_its_context():
+    made = model(memory_kind="sequence", sequence=SequenceConfig(max_length=1000, top_k=4))
+    memory = made.blocks[1].mixer.memory
+    assert memory.n_heads == 2
+    assert memory.n_locations == 64**2
+    assert made.n_parameters().contents == 0
+    whole = SequenceMemory(16, 2, n_locations=4096, top_k=4)
+    bound = whole.out.weight.abs().max() / math.sqrt(2 * 3)  # as every residual branch ends
+    assert memory.out.weight.abs().max() <= 1.1 * bound
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"top_k": 0}, "`top_k` must be at least 1, got 0"),
+        ({"max_length": 1.5}, "`max_length` must be an integer at least 1, got 1.5"),
+        ({"n_heads": 0}, "`n_heads` must be at least 1, got 0"),
+        ({"n_locations": 50}, "`n_locations` must be a square, got 50"),
+        ({"n_locations": 49, "top_k": 50}, r"`top_k` must be in \[1, 49\], got 50"),
+        ({"address_dim": "wide"}, "`address_dim` must be an integer at least 1, got 'wide'"),
+        ({"shift": "yes"}, "`shift` must be one of False, True, got 'yes'"),
+        ({"rule": "oja"}, "`rule` must be one of 'hebbian', 'delta', got 'oja'"),
+        ({"forget": "all"}, "`forget` must be one of 'oldest', 'least', got 'all'"),
+        ({"max_locations": 3}, "`max_locations` must be at least 8, got 3"),
+        ({"colour": 1}, "`sequence` must be one of 'address_dim', 'decay', .*, got 'colour'"),
+    ],
+)
+def test_bad_settings_of_sequence_memories_are_named(more, message):
+    with pytest.raises(ArgumentError, match=f"^SequenceConfig: {message}"):
+        PenttiConfig(**SIZES, sequence=more)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -373,6 +450,13 @@ def test_a_config_goes_through_json():
         ({"memory_place": "before"}, "`memory_place` must be one of 'fusion', 'mixer', 'feed_"),
         ({"memory_place": ("fusion",)}, "must be one place, or one for each of 2 layers, got"),
         ({"memory_place": 3}, "must be one place, or one for each of 2 layers, got 3"),
+        ({"memory_kind": "text"}, "`memory_kind` must be one of 'sdm', 'sequence', got 'text'"),
+        ({"memory_kind": ("sdm",)}, "must be one kind, or one for each of 2 layers, got"),
+        ({"memory_kind": ("sdm", 3)}, "`memory_kind` must be one of 'sdm', 'sequence', got 3"),
+        (
+            {"memory_kind": "sequence", "causal": False},
+            "`memory_kind` must be 'sdm' where `causal` is False, got 'sequence'",
+        ),
     ],
 )
 def test_bad_settings_are_named(more, message):
@@ -381,6 +465,10 @@ def test_bad_settings_are_named(more, message):
 
 
 def test_unknown_settings_are_named():
+    with pytest.raises(
+        ArgumentError, match="`sequence` must be a SequenceConfig or a dictionary, "
+    ):
+        PenttiConfig(**SIZES, sequence=5)
     with pytest.raises(ArgumentError, match=r"`settings` must be one of 'block', .*got 'colour'"):
         PenttiConfig.from_dict({**SIZES, "colour": 1})
     with pytest.raises(ArgumentError, match="`settings` must hold a 'dim', got none"):

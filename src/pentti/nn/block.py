@@ -22,8 +22,8 @@ class TransformerBlock(Mixing):
 
     Args:
         dim: Width of a token, D.
-        mixer: Attention, a memory or both: anything that maps (B, L, D) to the same shape, or to
-            that and a meter (B, L). It may take `token_mask` and `cache`.
+        mixer: Attention, a memory or both: anything that maps (B, L, D) to the same shape, or to a
+            tuple of that, a meter (B, L) and maybe more. It may take `token_mask` and `cache`.
         feed_forward: What follows, of the same form: `SwiGLU(dim)` unless given. A memory here
             takes the place of the feed-forward network.
         dropout: Share of the values set to 0 before each sum while training, in [0, 1).

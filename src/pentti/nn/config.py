@@ -8,15 +8,19 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pentti import checks
+from pentti.nn.sequence_config import SequenceConfig
 from pentti.nn.weighting import WEIGHTINGS
 
-__all__ = ["LOCAL_KINDS", "MEMORY_PLACES", "PenttiConfig"]
+__all__ = ["LOCAL_KINDS", "MEMORY_KINDS", "MEMORY_PLACES", "PenttiConfig"]
 
 LOCAL_KINDS = ("dense", "window", "longformer", "bigbird", "strided", "fixed")
 """Kinds of local attention, all in `pentti.nn.local`."""
 
 MEMORY_PLACES = ("fusion", "mixer", "feed_forward")
 """Where a memory stands in its layer."""
+
+MEMORY_KINDS = ("sdm", "sequence")
+"""What a memory knows: what training wrote (`SDMLayer`), or the text (`SequenceMemory`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +32,17 @@ class PenttiConfig:
         dim: Width of a token, D; a multiple of n_heads.
         n_layers: Number of blocks.
         n_heads: Heads of the attention.
-        n_locations: Hard locations of each memory, M; a square.
+        n_locations: Hard locations of each learned memory, M; a square.
         memory_layers: The layers with a memory, counted from 0. Unless given two, at a third and
             at two thirds of the depth (one in a model of one or two layers); () for none.
         memory_place: What a memory does in its layer: "fusion" stands it beside the attention
             with a gate between them, "mixer" puts it in the attention's place, "feed_forward" in
             the feed-forward network's. One for all, or one for each memory layer.
-        memory_heads: Heads of each memory.
-        top_k: Hard locations that each head activates.
+        memory_kind: What each memory knows: "sdm" is learned in training, "sequence" is written by
+            the text itself. One for all, or one for each memory layer.
+        sequence: Settings of the sequence memories, also as a dictionary.
+        memory_heads: Heads of each learned memory.
+        top_k: Hard locations that each head of a learned memory activates.
         weighting: Of the active locations, as for `SDMLayer`.
         sparse_gradients: Gradients of the contents for their active rows only, for memories whose
             dense gradients do not fit.
@@ -67,6 +74,8 @@ class PenttiConfig:
     n_locations: int = 99_856
     memory_layers: tuple[int, ...] | None = None
     memory_place: str | tuple[str, ...] = "fusion"
+    memory_kind: str | tuple[str, ...] = "sdm"
+    sequence: SequenceConfig = SequenceConfig()  # noqa: RUF009 frozen
     memory_heads: int = 4
     top_k: int = 32
     weighting: str = "softmax"
@@ -106,9 +115,19 @@ class PenttiConfig:
         if self.dropout == 1:
             checks.reject(where, "dropout", "be below 1", self.dropout)
         checks.one_of(where, "weighting", self.weighting, WEIGHTINGS)
+        self._set_memories(where)
+
+    def _set_memories(self, where: str) -> None:
         if self.memory_layers is not None:
             self._set("memory_layers", _layers(self.memory_layers, self.n_layers))
-        self._set("memory_place", _place(self.memory_place, len(self._memory_layers)))
+        n = len(self._memory_layers)
+        for name, choices in (("memory_place", MEMORY_PLACES), ("memory_kind", MEMORY_KINDS)):
+            self._set(name, _one_or_each(name, getattr(self, name), n, choices))
+        self._set("sequence", SequenceConfig.of(self.sequence))
+        if "sequence" in self.kinds and not self.causal:
+            checks.reject(
+                where, "memory_kind", "be 'sdm' where `causal` is False", self.memory_kind
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -116,13 +135,18 @@ class PenttiConfig:
     @property
     def places(self) -> tuple[str, ...]:
         """What each layer is: "local", or where its memory stands."""
-        places = ["local"] * self.n_layers
-        layers, own = self._memory_layers, self.memory_place
-        for layer, place in zip(
-            layers, (own,) * len(layers) if isinstance(own, str) else own, strict=True
-        ):
-            places[layer] = place
-        return tuple(places)
+        return self._by_layer("local", self.memory_place)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kind of each layer's memory: "none", "sdm" or "sequence"."""
+        return self._by_layer("none", self.memory_kind)
+
+    def _by_layer(self, without: str, own: str | tuple[str, ...]) -> tuple[str, ...]:
+        layers = self._memory_layers
+        each = (own,) * len(layers) if isinstance(own, str) else own
+        found = dict(zip(layers, each, strict=True))
+        return tuple(found.get(layer, without) for layer in range(self.n_layers))
 
     @property
     def _memory_layers(self) -> tuple[int, ...]:
@@ -182,13 +206,14 @@ def _layers(layers: Any, n_layers: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _place(place: Any, n: int) -> str | tuple[str, ...]:
-    where = "PenttiConfig"
-    if isinstance(place, str):
-        checks.one_of(where, "memory_place", place, MEMORY_PLACES)
-        return place
-    if not isinstance(place, Sequence) or len(place) != n:
-        checks.reject(where, "memory_place", f"be one place, or one for each of {n} layers", place)
-    for one in place:
-        checks.one_of(where, "memory_place", one, MEMORY_PLACES)
-    return tuple(place)
+def _one_or_each(name: str, given: Any, n: int, choices: tuple[str, ...]) -> str | tuple[str, ...]:
+    """One of the choices for all memory layers, or one for each."""
+    where, noun = "PenttiConfig", name.removeprefix("memory_")
+    if isinstance(given, str):
+        checks.one_of(where, name, given, choices)
+        return given
+    if not isinstance(given, Sequence) or len(given) != n:
+        checks.reject(where, name, f"be one {noun}, or one for each of {n} layers", given)
+    for one in given:
+        checks.one_of(where, name, one, choices)
+    return tuple(given)

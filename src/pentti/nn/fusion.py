@@ -24,8 +24,10 @@ class FusionLayer(Mixing):
 
     Args:
         dim: Width of a token, D.
-        local: Maps x (B, L, D) to the same shape; it may take `token_mask` and `cache`.
-        memory: Gives (output, meter), as `SDMLayer` does; it may take the same.
+        local: Maps x (B, L, D) to the same shape; it may take `token_mask` and `cache`. It may
+            also be a memory, or a fusion in its turn.
+        memory: `SDMLayer`, which knows what training wrote, `SequenceMemory`, which knows the text,
+            or anything that gives (output, meter); it may take the same.
         per_channel: A gate for each channel; otherwise one for each token.
         start: The gate at the start, in (0, 1).
 
@@ -33,7 +35,7 @@ class FusionLayer(Mixing):
         ArgumentError: if dim is below 1, start out of range, or a part is no module.
 
     Shapes:
-        x (B, L, D) → output (B, L, D), meter (B, L).
+        x (B, L, D) → output (B, L, D), meter (B, L): both parts' meters summed; attention has 0.
 
     Examples:
         >>> from pentti.nn import SDMLayer
@@ -87,7 +89,7 @@ class FusionLayer(Mixing):
             cache: From `new_cache`; then x holds the new tokens only.
 
         Returns:
-            The output (B, L, D) and the memory's meter (B, L).
+            The output (B, L, D) and the meter (B, L).
 
         Raises:
             ArgumentError: if a shape or dtype does not fit, or the cache is not its own.
@@ -98,7 +100,8 @@ class FusionLayer(Mixing):
         local = self._mix("local", self.local, x_BLD, token_mask, of_local)
         memory = self._mix("memory", self.memory, x_BLD, token_mask, of_memory)
         g = self.gate(x_BLD)
-        return MemoryOutput(g * local.output + (1 - g) * memory.output, memory.meter)
+        output = g * local.output + (1 - g) * memory.output
+        return MemoryOutput(output, local.meter + memory.meter)
 
     def new_cache(self, batch: int) -> tuple[Any, Any]:
         """An empty cache, for tokens that come a few at a time.

@@ -42,11 +42,12 @@ class LanguageModel(nn.Module, ABC):
     vocab_size: int
 
     @abstractmethod
-    def new_cache(self, batch: int) -> Any:
+    def new_cache(self, batch: int, memory: Any = None) -> Any:
         """An empty cache for so many sequences.
 
         Args:
             batch: Number of sequences.
+            memory: What they have told before, which grows with the cache; None for nothing.
 
         Returns:
             What `next_logits` takes.
@@ -75,6 +76,7 @@ class LanguageModel(nn.Module, ABC):
         top_p: float = 1.0,
         stop: Iterable[int] = (),
         generator: torch.Generator | None = None,
+        memory: Any = None,
     ) -> Tensor | list[Tensor]:
         """Continue each prompt.
 
@@ -87,6 +89,9 @@ class LanguageModel(nn.Module, ABC):
             top_p: Draw among the most likely tokens that reach this probability together, (0, 1].
             stop: Tokens that end a text; the one that came is its last token.
             generator: Where the randomness comes from; torch's own unless given.
+            memory: What each user has told before, from `new_memory`. The model reads it, and
+                writes the prompt and the new tokens into it, in place: give `memory.clone()` to
+                leave it as it was. With `n_new` = 0 it is told the prompt, and no more.
 
         Returns:
             The new tokens of one prompt (n,), or a list with those of each prompt. Without a stop
@@ -94,7 +99,8 @@ class LanguageModel(nn.Module, ABC):
 
         Raises:
             ArgumentError: if a prompt is empty, an id is out of the vocabulary, or an option is
-                out of range; if the logits are NaN or infinite.
+                out of range; if the logits are NaN or infinite; if the memory is not the model's,
+                or of another number of prompts.
         """
         steps = list(
             self.stream(
@@ -105,6 +111,7 @@ class LanguageModel(nn.Module, ABC):
                 top_p=top_p,
                 stop=stop,
                 generator=generator,
+                memory=memory,
             )
         )
         if not steps:
@@ -124,6 +131,7 @@ class LanguageModel(nn.Module, ABC):
         top_p: float = 1.0,
         stop: Iterable[int] = (),
         generator: torch.Generator | None = None,
+        memory: Any = None,
     ) -> Iterator[Tensor]:
         """Continue each prompt, and give every token as soon as it is there.
 
@@ -138,6 +146,8 @@ class LanguageModel(nn.Module, ABC):
             top_p: Draw among the most likely tokens that reach this probability together, (0, 1].
             stop: Tokens that end a text.
             generator: Where the randomness comes from.
+            memory: As for `generate`. The last token is written when one asks for what follows it,
+                so that a stream that is broken off leaves out the last token it gave.
 
         Returns:
             An iterator of tokens: one for each prompt (B,), `STOPPED` for those that have ended;
@@ -164,8 +174,8 @@ class LanguageModel(nn.Module, ABC):
             checks.reject(where, "stop", "be a list of tokens", stop)
         ends = [checks.integer(where, "stop", end, 0, self.vocab_size - 1) for end in stop]
         how = Sampling(temperature, top_k, top_p, generator)
-        cache = self.new_cache(len(ids))
-        rows = self._rows(ids, mask, n_new, how, ends, cache)
+        cache = self.new_cache(len(ids), memory)
+        rows = self._rows(ids, mask, n_new, how, ends, cache, memory is not None)
         return (row[0] for row in rows) if single else rows
 
     def _prompts(self, prompt_ids: Any) -> tuple[Tensor, Tensor | None, bool]:
@@ -183,26 +193,36 @@ class LanguageModel(nn.Module, ABC):
         how: Sampling,
         ends: list[int],
         cache: Any,
+        told: bool,
     ) -> Iterator[Tensor]:
+        """The tokens; where `told`, the cache has seen all of them in the end, and no others."""
         last = torch.tensor(ends, device=ids.device)
         going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
         for _ in range(n_new):
             chosen = self._next(ids, mask, cache, how)
             yield torch.where(going, chosen, STOPPED)
+            ids, mask = chosen[:, None], None
+            if told and not going.all():  # what has ended is not to be told what follows
+                mask = going[:, None]
             going = going & ~torch.isin(chosen, last)
             if not going.any():
-                return
-            ids, mask = chosen[:, None], None
+                break
+        if told:
+            self._tell(ids, mask, cache)
 
     @torch.no_grad()
     def _next(self, ids: Tensor, mask: Tensor | None, cache: Any, how: Sampling) -> Tensor:
-        with _evaluating(self):
-            logits = self.next_logits(ids, token_mask=mask, cache=cache)
+        logits = self._tell(ids, mask, cache)
         highest = logits.amax(-1)  # NaN where any is
         if not highest.isfinite().all():
             where, got = f"{type(self).__name__}.generate", highest[~highest.isfinite()][0].item()
             checks.reject(where, "prompt_ids", "lead to logits that are numbers", got)
         return sampled(logits, how)
+
+    @torch.no_grad()
+    def _tell(self, ids: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        with _evaluating(self):
+            return self.next_logits(ids, token_mask=mask, cache=cache)
 
 
 def sampled(logits_BV: Tensor, how: Sampling) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pentti.nn.config import PenttiConfig
 from pentti.nn.feed_forward import SwiGLU
 from pentti.nn.fusion import FusionLayer
 from pentti.nn.sdm import SDMLayer
+from pentti.nn.sequence import SequenceMemory
 
 __all__ = ["block", "local_mixer", "memory"]
 
@@ -52,7 +54,7 @@ def block(config: PenttiConfig, layer: int) -> TransformerBlock:
     return made
 
 
-def memory(config: PenttiConfig, layer: int) -> SDMLayer:
+def memory(config: PenttiConfig, layer: int) -> SDMLayer | SequenceMemory:
     """The memory of a layer.
 
     Args:
@@ -60,15 +62,20 @@ def memory(config: PenttiConfig, layer: int) -> SDMLayer:
         layer: Which block, counted from 0; each has addresses of its own.
 
     Returns:
-        A memory over learned product keys.
+        A memory over learned product keys: one that training writes, or one that the text does.
     """
+    seed = config.seed + layer
+    if config.kinds[layer] == "sequence":
+        own = asdict(config.sequence)
+        heads = own.pop("n_heads") or config.n_heads
+        return SequenceMemory(config.dim, heads, **own, seed=seed)
     decoder = ProductKeys(
         config.dim,
         config.n_locations,
         n_heads=config.memory_heads,
         top_k=config.top_k,
         learned=True,
-        seed=config.seed + layer,
+        seed=seed,
     )
     return SDMLayer(
         config.dim,
@@ -100,10 +107,10 @@ def local_mixer(config: PenttiConfig, layer: int) -> nn.Module:
 def _scale_residuals(made: nn.Module, factor: float) -> None:
     """Shrink what ends a residual branch, so that their sum keeps its scale at any depth.
 
-    A memory's contents begin small enough, with variance 1 / D.
+    A learned memory's contents begin small enough, with variance 1 / D.
     """
     for module in made.modules():
         if isinstance(module, SwiGLU):
             module.outward.weight.mul_(factor)
-        if isinstance(module, local.SparseAttention):
+        if isinstance(module, local.SparseAttention | SequenceMemory):
             module.get_parameter("out.weight").mul_(factor)

@@ -17,6 +17,7 @@ __all__ = ["MemoryState"]
 
 _KIND = "sequence memory"
 _SETTINGS = ("n_heads", "n_locations", "width", "top_k", "max_locations", "forget")
+_KEY_BYTES, _STAMP_BYTES = 4, 8
 FORGET = ("oldest", "least")
 """What goes first where room is bounded: what was written longest ago, or least."""
 
@@ -111,7 +112,7 @@ class MemoryState:
     @property
     def n_touched(self) -> Tensor:
         """How many locations hold something, int64 (B, H)."""
-        return self.used.view(self.batch, self.n_heads)
+        return self.used.view(self.batch, self.n_heads).clone()
 
     @property
     def fullness(self) -> Tensor:
@@ -125,12 +126,12 @@ class MemoryState:
 
     @property
     def touched_bytes(self) -> int:
-        """Memory that the touched locations need: what a saved state takes."""
-        row = self.contents.element_size() * (self.width + 1) + 4
+        """Memory that the touched locations need: nearly all that a saved state takes."""
+        row = self.contents.element_size() * (self.width + 1) + _KEY_BYTES + _STAMP_BYTES
         return int(self.used.sum()) * row
 
     def locations(self, sequence: int, head: int) -> Tensor:
-        """Which locations of a head hold something, in the order of their first write.
+        """Which locations of a head hold something, ascending.
 
         Args:
             sequence: Which of the batch.
@@ -143,7 +144,7 @@ class MemoryState:
             ArgumentError: if there is no such sequence or head.
         """
         n = self._row("locations", sequence, head)
-        return self._keys(n)
+        return (self.place[n] >= 0).nonzero()[:, 0]
 
     def table(self, sequence: int, head: int) -> tuple[Tensor, Tensor]:
         """Contents and evidence of the touched locations of a head, in the order of `locations`.
@@ -158,9 +159,9 @@ class MemoryState:
         Raises:
             ArgumentError: if there is no such sequence or head.
         """
-        n = self._row("table", sequence, head)
-        end, scale = int(self.used[n]), self.scale[n].exp()
-        return self.contents[n, :end] * scale, self.evidence[n, :end] * scale
+        n, scale = self._row("table", sequence, head), self._left[:, None]
+        rows = self.place[n, self.locations(sequence, head)].long()
+        return self.contents[n, rows] * scale[n], self.evidence[n, rows] * scale[n]
 
     def reserve(self, room: int) -> None:
         """Make room for so many locations in each head, at least; what is there stays.
@@ -216,33 +217,39 @@ class MemoryState:
             wanted: Which of them were written, of the same shape.
             times: When, int64 (B · H, L).
         """
-        if self.max_locations is None or not locations.numel():
+        if self.max_locations is None or not locations.numel() or not self.room:
             return
         rows = self.rows(locations).clamp_min(0).flatten(1)
         when = torch.where(wanted, times[..., None], 0).flatten(1)
         self.stamps.scatter_reduce_(1, rows, when, "amax")
-        for n in (self.used > self.max_locations).nonzero()[:, 0].tolist():
-            self._forget(n, self.max_locations - self.max_locations // 8)
+        self._forget()
 
-    @torch.no_grad()
-    def _forget(self, n: int, n_kept: int) -> None:
-        """Keep the youngest, or fullest, locations of one table."""
-        end, keys = int(self.used[n]), self._keys(n)
-        worth = self.stamps[n, :end] if self.forget == "oldest" else self.evidence[n, :end].abs()
-        kept = worth.argsort(descending=True, stable=True)[:n_kept].sort().values
+    def _forget(self) -> None:
+        """Where a table is too full, keep its youngest, or fullest, locations, and some room."""
+        if self.max_locations is None:
+            return
+        full = (self.used > self.max_locations).nonzero()[:, 0]
+        if not len(full):
+            return
+        n_kept = self.max_locations - self.max_locations // 8
+        worth = self.stamps if self.forget == "oldest" else self.evidence.detach().abs()
+        worth = torch.where(self._held()[full], worth[full], -1)
+        kept = worth.argsort(descending=True, stable=True)[:, :n_kept].sort().values
         for name in _TABLES:
-            table = getattr(self, name)
-            table[n, : len(kept)] = table[n, kept]
-            table[n, len(kept) :] = 0
-        self.place[n, keys] = -1
-        self.place[n, keys[kept]] = torch.arange(len(kept), dtype=torch.int32, device=self.device)
-        self.used[n] = len(kept)
+            old = getattr(self, name)
+            new = torch.zeros_like(old[full])
+            new[:, :n_kept] = old[full[:, None], kept]
+            setattr(self, name, _replaced(old, full, new))
+        to = torch.arange(n_kept, dtype=torch.int32, device=self.device).expand_as(kept)
+        moved = torch.full_like(worth, -1, dtype=torch.int32).scatter_(1, kept, to)
+        before = self.place[full].long()
+        self.place[full] = torch.where(before < 0, -1, moved.gather(1, before.clamp_min(0)))
+        self.used[full] = n_kept
 
     def rescale(self) -> None:
         """Multiply the contents with what decay has left of them, so that numbers stay in range."""
-        factor = self.scale.exp()
-        self.contents = self.contents * factor[:, None, None]
-        self.evidence = self.evidence * factor[:, None]
+        self.contents = self.contents * self._left[:, None, None]
+        self.evidence = self.evidence * self._left[:, None]
         self.scale = torch.zeros_like(self.scale)
 
     def detach(self) -> MemoryState:
@@ -283,26 +290,21 @@ class MemoryState:
         Raises:
             ArgumentError: if there is no such sequence.
         """
-        chosen = slice(None)
+        low, high = 0, self.batch
         if sequence is not None:
-            b = checks.integer("MemoryState.clear", "sequence", sequence, 0, self.batch - 1)
-            chosen = slice(b, b + 1)
-        heads = slice(
-            (chosen.start or 0) * self.n_heads,
-            None if chosen.stop is None else chosen.stop * self.n_heads,
-        )
-        self.detach()
-        for name in ("used", "contents", "evidence", "stamps", "scale"):
-            getattr(self, name)[heads] = 0
-        self.place[heads] = -1
-        for name in ("n_tokens", "last_locations", "last_weights"):
-            getattr(self, name)[chosen] = 0
+            low = checks.integer("MemoryState.clear", "sequence", sequence, 0, self.batch - 1)
+            high = low + 1
+        chosen = torch.arange(low, high, device=self.device)
+        heads = torch.arange(low * self.n_heads, high * self.n_heads, device=self.device)
+        for name, tensor in _tensors(self).items():
+            rows, empty = chosen if name in _BATCHED else heads, -1 if name == "place" else 0
+            setattr(self, name, _replaced(tensor, rows, torch.full_like(tensor[rows], empty)))
 
     def select(self, sequences: Sequence[int] | Tensor) -> MemoryState:
         """Some sequences of the batch, in a given order: copies.
 
         Args:
-            sequences: Which ones.
+            sequences: Which ones, as often as wanted.
 
         Returns:
             A new state with a batch of that size.
@@ -311,7 +313,10 @@ class MemoryState:
             ArgumentError: if there is no such sequence.
         """
         where = "MemoryState.select"
-        chosen = [checks.integer(where, "sequences", int(b), 0, self.batch - 1) for b in sequences]
+        given = sequences.flatten().tolist() if isinstance(sequences, Tensor) else sequences
+        if not isinstance(given, Iterable):
+            checks.reject(where, "sequences", "be a list of integers", sequences)
+        chosen = [checks.integer(where, "sequences", b, 0, self.batch - 1) for b in given]
         b = torch.tensor(chosen, dtype=torch.int64, device=self.device)
         n = (b[:, None] * self.n_heads + torch.arange(self.n_heads, device=self.device)).flatten()
         return _with(
@@ -334,9 +339,9 @@ class MemoryState:
         all_states = list(states)
         if not all_states:
             checks.reject("MemoryState.stack", "states", "hold one state at least", [])
-        first, *others = all_states
-        for other in others:
-            first.check_like("MemoryState.stack", "states", other)
+        first = all_states[0]
+        for state in all_states:
+            MemoryState.check_like(first, "MemoryState.stack", "states", state)
         room = max(state.room for state in all_states)
         copies = [vars(_widened(state, room)) for state in all_states]
         joined = {name: torch.cat([copy[name] for copy in copies]) for name in _tensors(first)}
@@ -347,7 +352,7 @@ class MemoryState:
 
         Writes add up, so that it does not matter who wrote what first. What an error-correcting
         layer wrote adds up too, and is right where the two wrote to different locations. The
-        next write goes where the other's last token pointed.
+        next write goes where the other's last token pointed. Where there is a bound, it holds.
 
         Args:
             other: Of the same settings and batch.
@@ -363,20 +368,16 @@ class MemoryState:
         if other.batch != self.batch:
             checks.reject(where, "other", f"have a batch of {self.batch}", other.batch)
         self.rescale()
-        for n in range(len(self.used)):
-            keys = other._keys(n)
-            if not len(keys):
-                continue
-            at = torch.full((len(self.used), len(keys)), 0, device=self.device)
-            at[n] = keys
-            wanted = torch.zeros_like(at, dtype=torch.bool)
-            wanted[n] = True
-            self.touch(at, wanted)
-            rows, factor = self.place[n, keys].long(), other.scale[n].exp()
-            end = len(keys)
-            self.contents[n, rows] += other.contents[n, :end] * factor
-            self.evidence[n, rows] += other.evidence[n, :end] * factor
-            self.stamps[n, rows] = torch.maximum(self.stamps[n, rows], other.stamps[n, :end])
+        held, keys = other._held(), other._keys()
+        self.touch(keys, held)
+        if self.room:
+            left = torch.where(held, other._left[:, None], 0)
+            rows = self.rows(keys).clamp_min(0)
+            wide = rows[..., None].expand_as(other.contents)
+            self.contents = self.contents.scatter_add(1, wide, other.contents * left[..., None])
+            self.evidence = self.evidence.scatter_add(1, rows, other.evidence * left)
+            self.stamps = self.stamps.scatter_reduce(1, rows, other.stamps * held, "amax")
+            self._forget()
         spoke = (other.n_tokens > 0)[:, None, None]
         self.last_locations = torch.where(spoke, other.last_locations, self.last_locations)
         self.last_weights = torch.where(spoke, other.last_weights, self.last_weights)
@@ -392,21 +393,10 @@ class MemoryState:
         Raises:
             StoreError: if it cannot be written.
         """
-        keys = [self._keys(n) for n in range(len(self.used))]
-        rows = [slice(0, len(key)) for key in keys]
-        tensors = {
-            "used": self.used,
-            "n_tokens": self.n_tokens,
-            "last_locations": self.last_locations,
-            "last_weights": self.last_weights,
-            "scale": self.scale,
-            "keys": _joined(keys, self.used),
-        }
-        for name in _TABLES:
-            table = getattr(self, name)
-            tensors[name] = _joined(
-                [table[n, r] for n, r in enumerate(rows)], table[:0].flatten(0, 1)
-            )
+        held = self._held()
+        tensors = {name: getattr(self, name) for name in (*_BATCHED, "used", "scale")}
+        tensors |= {name: getattr(self, name)[held] for name in _TABLES}
+        tensors["keys"] = self._keys()[held].int()
         save_tensors(path, _KIND, self._settings(), tensors)
 
     @classmethod
@@ -430,21 +420,18 @@ class MemoryState:
 
     @classmethod
     def _from(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> MemoryState:
-        kind = tensors["contents"].dtype
-        state = cls(len(tensors["n_tokens"]), **settings, dtype=kind)
-        used = tensors["used"]
-        state.reserve(int(used.max()) if len(used) else 0)
-        for n, end in enumerate(used.cumsum(0).tolist()):
-            start = end - int(used[n])
-            state.place[n, tensors["keys"][start:end]] = torch.arange(
-                end - start, dtype=torch.int32
-            )
-            for name in _TABLES:
-                getattr(state, name)[n, : end - start] = tensors[name][start:end]
-        for name in ("used", "n_tokens", "last_locations", "last_weights", "scale"):
+        batch, used = len(tensors["n_tokens"]), tensors["used"]
+        state = cls(batch, **settings, dtype=tensors["contents"].dtype)
+        for name in (*_BATCHED, "used", "scale"):
             if tensors[name].shape != getattr(state, name).shape:
                 raise ValueError(name)
             setattr(state, name, tensors[name])
+        state.reserve(int(used.max()) if len(used) else 0)
+        held = state._held()
+        heads, rows = held.nonzero(as_tuple=True)
+        state.place[heads, tensors["keys"].long()] = rows.int()
+        for name in _TABLES:
+            getattr(state, name)[held] = tensors[name]
         return state
 
     def check_like(self, where: str, argument: str, other: Any) -> None:
@@ -474,9 +461,21 @@ class MemoryState:
         b = checks.integer(where, "sequence", sequence, 0, self.batch - 1)
         return b * self.n_heads + checks.integer(where, "head", head, 0, self.n_heads - 1)
 
-    def _keys(self, n: int) -> Tensor:
-        keys = (self.place[n] >= 0).nonzero()[:, 0]
-        return keys[self.place[n, keys].argsort()]
+    @property
+    def _left(self) -> Tensor:
+        """What the contents and evidence of each head are to be multiplied with."""
+        return self.scale.exp()
+
+    def _held(self) -> Tensor:
+        """Which rows of the tables are in use, (B · H, room)."""
+        return torch.arange(self.room, device=self.device) < self.used[:, None]
+
+    def _keys(self) -> Tensor:
+        """The location of each row in use, int64 (B · H, room)."""
+        heads, keys = (self.place >= 0).nonzero(as_tuple=True)
+        of_row = self.place.new_zeros((len(self.used), self.room), dtype=torch.int64)
+        of_row[heads, self.place[heads, keys].long()] = keys
+        return of_row
 
     def __repr__(self) -> str:
         """Its size, and how full it is."""
@@ -512,5 +511,8 @@ def _widened(state: MemoryState, room: int) -> MemoryState:
     return _with(state, wider)
 
 
-def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
-    return torch.cat(parts) if parts else like
+def _replaced(old: Tensor, at: Tensor, new: Tensor) -> Tensor:
+    """With other rows: in place, unless a history needs it as it was, or torch forbids it."""
+    if old.requires_grad or old.is_inference():
+        return old.index_copy(0, at, new)
+    return old.index_copy_(0, at, new)

@@ -18,8 +18,9 @@ __all__ = ["Mixing", "cache_of", "check_module"]
 class Mixing(nn.Module):
     """Base of what holds mixers: it passes `token_mask` and `cache` to those that take them.
 
-    A mixer maps (B, L, D) to (B, L, D), or to that and a meter (B, L). One whose `forward` has
-    neither `token_mask` nor `cache` must work token by token, as a memory or a linear layer does.
+    A mixer maps (B, L, D) to (B, L, D), or to a tuple that begins with that and a meter (B, L), as
+    the outputs of `SDMLayer` and `SequenceMemory` do. One whose `forward` has neither `token_mask`
+    nor `cache` must work token by token, as a learned memory or a linear layer does.
     """
 
     def __init__(self, dim: Any) -> None:
@@ -55,7 +56,7 @@ class Mixing(nn.Module):
         offered = {"token_mask": token_mask, "cache": cache}
         given = mixer(x_BLD, **{key: offered[key] for key in self._takes[name]})
         if isinstance(given, tuple):
-            output, meter = given
+            output, meter = given[:2]
         else:
             output, meter = given, x_BLD.new_zeros(x_BLD.shape[:-1], dtype=torch.int64)
         if token_mask is not None:  # `where`, because 0 × NaN is NaN

@@ -12,15 +12,16 @@ from torch.nn import functional
 
 from pentti import checks
 from pentti.errors import ArgumentError, StoreError
-from pentti.nn import pretrained
+from pentti.nn import evidence, pretrained
 from pentti.nn.config import PenttiConfig
 from pentti.nn.generation import LanguageModel
 from pentti.nn.layers import block
 from pentti.nn.loss import as_targets, cross_entropy, next_tokens
+from pentti.nn.model_memory import ModelMemory, found_in, put_into
 from pentti.nn.sdm import SDMLayer
 from pentti.nn.tokens import as_ids, as_mask
 
-__all__ = ["ParameterCount", "PenttiTransformer", "TransformerOutput"]
+__all__ = ["EvidenceOutput", "ParameterCount", "PenttiTransformer", "TransformerOutput"]
 
 
 class TransformerOutput(NamedTuple):
@@ -33,6 +34,21 @@ class TransformerOutput(NamedTuple):
 
     logits: Tensor
     meters: Tensor
+
+
+class EvidenceOutput(NamedTuple):
+    """What a model gives for every position, with what its sequence memories have found.
+
+    Attributes:
+        logits: As in `TransformerOutput`.
+        meters: As in `TransformerOutput`.
+        evidence: How much of what was told each layer has found again, shape (B, n_layers, L): 1 is
+            one earlier token of the same address. 0 in a layer without a sequence memory.
+    """
+
+    logits: Tensor
+    meters: Tensor
+    evidence: Tensor
 
 
 class ParameterCount(NamedTuple):
@@ -148,6 +164,26 @@ class PenttiTransformer(LanguageModel):
         x_BLD, meters = self.hidden(ids_BL, token_mask=token_mask, cache=cache)
         return TransformerOutput(functional.linear(x_BLD, self._head_weight), meters)
 
+    def with_evidence(
+        self, ids_BL: Any, *, token_mask: Any = None, cache: Any = None
+    ) -> EvidenceOutput:
+        """What the model gives, and how much of what was told it has found again.
+
+        Args:
+            ids_BL: As for the model itself.
+            token_mask: As for the model itself.
+            cache: As for the model itself; it changes as it would there.
+
+        Returns:
+            Logits, meters and the evidence of each layer.
+
+        Raises:
+            ArgumentError: as for the model itself.
+        """
+        with evidence.heard(self.blocks) as heard:
+            logits, meters = self.forward(ids_BL, token_mask=token_mask, cache=cache)
+        return EvidenceOutput(logits, meters, evidence.of_layers(heard, meters))
+
     def hidden(
         self, ids_BL: Any, *, token_mask: Any = None, cache: Any = None
     ) -> tuple[Tensor, Tensor]:
@@ -216,22 +252,45 @@ class PenttiTransformer(LanguageModel):
         x_BLD, _ = self.hidden(ids_BL, token_mask=mask)
         return cross_entropy(x_BLD.flatten(0, 1), self._head_weight, targets.flatten())
 
-    def new_cache(self, batch: int) -> list[Any]:
-        """An empty cache, for tokens that come a few at a time.
+    def new_cache(self, batch: int, memory: ModelMemory | None = None) -> list[Any]:
+        """A cache for tokens that come a few at a time, empty but for what was told before.
 
         Args:
             batch: Number of sequences.
+            memory: What each user has told before, from `new_memory`: the model reads from it and
+                writes into it. None for nothing.
 
         Returns:
             One for each block.
 
         Raises:
-            ArgumentError: if the model is bidirectional.
+            ArgumentError: if the model is bidirectional, or the memory is another model's, or of
+                another batch, type or device.
         """
+        where = type(self).__name__
         if not self.config.causal:
-            where = type(self).__name__
             checks.reject(where, "causal", "be True in a model that goes token by token", False)
-        return [one.new_cache(batch) for one in self.blocks]  # type: ignore[operator]
+        cache = [one.new_cache(batch) for one in self.blocks]  # type: ignore[operator]
+        return cache if memory is None else put_into(f"{where}.new_cache", cache, memory)
+
+    def new_memory(self, batch: int) -> ModelMemory:
+        """A memory in which nothing is told yet, for some users; see `generate` and `new_cache`.
+
+        Args:
+            batch: Number of users.
+
+        Returns:
+            The states of all sequence memories of this model.
+
+        Raises:
+            ArgumentError: if it has no sequence memory.
+        """
+        states = list(found_in(self.new_cache(batch)))
+        if not states:
+            where = f"{type(self).__name__}.new_memory"
+            expected = "hold 'sequence' in a model with a memory of what it is told"
+            checks.reject(where, "memory_kind", expected, self.config.memory_kind)
+        return ModelMemory(states)
 
     def next_logits(self, ids_BL: Tensor, *, token_mask: Tensor | None, cache: Any) -> Tensor:
         """Logits of the token after the last one.

@@ -1,0 +1,100 @@
+"""The settings of a model's sequence memories, checked once and frozen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pentti import checks
+from pentti.nn.memory_state import FORGET
+from pentti.nn.sequence import RULES
+
+__all__ = ["SequenceConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """What every `SequenceMemory` of a model is made with; the names are the layer's own.
+
+    Attributes:
+        n_heads: Heads of each memory; those of the model's attention unless given.
+        n_locations: Hard locations of each head, M, a square; as `max_length` needs unless given.
+        max_length: Longest context that is expected; longer ones work, and match less well.
+        top_k: Hard locations that a head activates, K.
+        address_dim: Components of a head's address; the width of its values unless given.
+        shift: Whether a value is written at the address before it.
+        rule: "hebbian" adds; "delta" corrects what the address gave until now.
+        decay: Whether what was written fades, at a rate that each head learns.
+        write_gate: Whether each head learns which tokens to write.
+        max_locations: Most touched locations that a head's state keeps; None for all.
+        forget: Which go first beyond that: "oldest" or "least".
+
+    Raises:
+        ArgumentError: if a value is of the wrong type or out of range.
+
+    Examples:
+        >>> from pentti.nn import PenttiTransformer
+        >>> model = PenttiTransformer(
+        ...     256, 32, 2, 2, memory_kind="sequence", sequence=SequenceConfig(max_length=1000)
+        ... )
+        >>> model.blocks[1].mixer.memory.n_locations
+        8100
+    """
+
+    n_heads: int | None = None
+    n_locations: int | None = None
+    max_length: int = 8192
+    top_k: int = 8
+    address_dim: int | None = None
+    shift: bool = True
+    rule: str = "hebbian"
+    decay: bool = False
+    write_gate: bool = False
+    max_locations: int | None = None
+    forget: str = "oldest"
+
+    def __post_init__(self) -> None:
+        where = type(self).__name__
+        for name in ("max_length", "top_k"):
+            self._set(name, checks.count(where, name, getattr(self, name)))
+        for name in ("n_heads", "n_locations", "address_dim", "max_locations"):
+            if getattr(self, name) is not None:
+                self._set(name, checks.count(where, name, getattr(self, name)))
+        for name in ("shift", "decay", "write_gate"):
+            self._set(name, checks.flag(where, name, getattr(self, name)))
+        checks.one_of(where, "rule", self.rule, RULES)
+        checks.one_of(where, "forget", self.forget, FORGET)
+        if self.n_locations is not None:
+            if math.isqrt(self.n_locations) ** 2 != self.n_locations:
+                checks.reject(where, "n_locations", "be a square", self.n_locations)
+            checks.integer(where, "top_k", self.top_k, 1, self.n_locations)
+        if self.max_locations is not None:
+            checks.integer(where, "max_locations", self.max_locations, self.top_k)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, given: Any) -> SequenceConfig:
+        """The settings, from themselves or from a dictionary such as JSON holds.
+
+        Args:
+            given: A SequenceConfig, or values by name; what is missing takes its default.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ArgumentError: if it is neither, a name is unknown, or a value is out of range.
+        """
+        if isinstance(given, cls):
+            return given
+        where = cls.__name__
+        if not isinstance(given, Mapping):
+            checks.reject(where, "sequence", "be a SequenceConfig or a dictionary", given)
+        known = sorted(field.name for field in fields(cls))
+        for name in given:
+            checks.one_of(where, "sequence", name, known)
+        return cls(**given)
