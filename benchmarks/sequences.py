@@ -122,7 +122,7 @@ def _memory_fault(form: SequenceMemory, x: Tensor, output: Tensor) -> str | None
     weights = form.weigh(similarity, active)[0].double()[0]
     values = form.value(x).double()[0].unflatten(-1, (form.n_heads, -1))
     places, length = locations[0], x.shape[1]
-    floor = torch.nn.functional.softplus(form.floor.double())
+    floor = torch.nn.functional.softplus(form.get_parameter("floor").double())
     for t in torch.linspace(0, length - 1, _CHECKED).long().tolist():
         same = places[t, :, :, None] == places[:t, :, None, :]  # (t, H, K, K)
         overlap = (same * weights[t, :, :, None] * weights[:t, :, None, :]).sum((-1, -2))

@@ -188,7 +188,7 @@ def correct(
     n, length, width = values.shape
     keys = torch.cat([written.flatten(), read.flatten()] + ([] if table is None else [table[0]]))
     keys = keys.unique()
-    written, read = torch.searchsorted(keys, written), torch.searchsorted(keys, read)
+    written, read = (torch.searchsorted(keys, x.contiguous()) for x in (written, read))
     contents, evidence = values.new_zeros((n, len(keys), width)), values.new_zeros((n, len(keys)))
     if table is not None:
         place = torch.searchsorted(keys, table[0])

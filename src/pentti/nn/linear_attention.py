@@ -18,6 +18,10 @@ _TINY = 1e-20  # where there is no token yet, nothing is divided by 0
 class LinearState:
     """What linear attention keeps of the tokens that have passed.
 
+    Args:
+        sums: Outer products of keys and values, added up, (B, H, E, E).
+        norms: Keys added up, (B, H, E).
+
     Attributes:
         sums: Outer products of keys and values, added up, (B, H, E, E).
         norms: Keys added up, (B, H, E).

@@ -23,6 +23,7 @@ __all__ = ["RULES", "SequenceMemory", "SequenceOutput"]
 RULES = ("hebbian", "delta")
 """How a value is written: added, or so that its address gives it from now on."""
 
+_FLOOR = 0.1  # of the evidence, at the start
 _KEPT = 0.999  # what decay leaves after a token, at the start
 _LEAST_KEPT = -20.0  # and its natural logarithm at the least
 _RANGE = 40.0  # of logarithms that are multiplied out, so that float32 holds them twice
@@ -145,7 +146,8 @@ class SequenceMemory(nn.Module):
             self.value = nn.Linear(self.dim, self.dim, bias=False)
             self.out = nn.Linear(self.dim, self.dim, bias=False)
             self.weigh = Weighting("softmax", self.n_heads, max(1.0, implied_beta(self.decoder)))
-            self.floor = nn.Parameter(torch.full((self.n_heads,), math.log(math.expm1(0.1))))
+            floor = torch.full((self.n_heads,), math.log(math.expm1(_FLOOR)))
+            self.floor = nn.Parameter(floor) if rule == "hebbian" else None
             decay = checks.flag(where, "decay", decay)
             start = torch.full((self.n_heads,), math.log(_KEPT / (1 - _KEPT)))
             self.kept = nn.Parameter(start) if decay else None
@@ -210,17 +212,22 @@ class SequenceMemory(nn.Module):
         writes = self._writes(
             x_BLD, locations, weights.to(wide), values.to(wide), cache, token_mask
         )
-        if cache is None:
-            sums, masses = alone(writes, self.n_locations)
-        else:
-            sums, masses = continued(writes, cache)
+        with torch.autocast(x_BLD.device.type, enabled=False):  # sums stay in float32
+            if cache is None:
+                sums, masses = alone(writes, self.n_locations)
+            else:
+                sums, masses = continued(writes, cache)
+        if cache is not None:
             self._note(writes, cache, x_BLD, token_mask)
-        own = weights.to(wide).square().sum(-1).transpose(1, 2)
         sums = sums.unflatten(0, (len(x_BLD), self.n_heads))
         masses = masses.unflatten(0, (len(x_BLD), self.n_heads))
-        if self.rule == "hebbian":
+        own = weights.to(wide).square().sum(-1).transpose(1, 2)
+        nothing = 0 * own  # or NaN, for a token that is none
+        if self.floor is None:
+            sums = sums + nothing[..., None]
+        else:
             floor = functional.softplus(self.floor.to(wide))[:, None]
-            sums = sums / (masses + floor)[..., None]
+            sums = sums / (masses + floor + nothing)[..., None]
         output = self.out(sums.transpose(1, 2).flatten(2).to(values.dtype))
         evidence = (masses / own.clamp_min(torch.finfo(wide).tiny)).mean(1)
         meter = active.sum((-2, -1))
@@ -264,6 +271,7 @@ class SequenceMemory(nn.Module):
         sound = (values.detach().sum(-1) + steps.detach().sum(-1)).isfinite()
         if token_mask is not None:
             sound = sound & token_mask[..., None]
+        rates = None if rates is None else torch.where(sound, rates, 0)
         steps = torch.where(sound[..., None], steps, 0)
         values = torch.where(sound[..., None], values, 0)
         amounts = torch.ones_like(steps[..., 0])
@@ -320,7 +328,8 @@ class SequenceMemory(nn.Module):
     def _log_kept(self) -> Tensor:
         """Logarithm of what each head's decay leaves after a token."""
         assert self.kept is not None  # noqa: S101 only layers with decay ask
-        return functional.logsigmoid(self.kept).clamp_min(_LEAST_KEPT)
+        kind = torch.promote_types(self.kept.dtype, torch.float32)
+        return functional.logsigmoid(self.kept.to(kind)).clamp_min(_LEAST_KEPT)
 
     def _decay(
         self, x_BLD: Tensor, cache: MemoryState | None, token_mask: Tensor | None
@@ -338,7 +347,7 @@ class SequenceMemory(nn.Module):
             before = cache.scale.view(-1, 1, self.n_heads)
             faded = before + faded
             if x_BLD.shape[1]:
-                cache.scale = faded[:, -1].flatten()
+                cache.scale = faded[:, -1].flatten().clone()
         return faded.exp(), (-faded).exp()
 
     def _note(
