@@ -10,6 +10,7 @@ from pentti.experiments.degradation import EXPERIMENT as DEGRADATION
 from pentti.experiments.digits import EXPERIMENT as DIGITS
 from pentti.experiments.layer_cost import EXPERIMENT as LAYER_COST
 from pentti.experiments.pairs import EXPERIMENT as PAIRS
+from pentti.experiments.recall import EXPERIMENT as RECALL
 from pentti.experiments.relevance import EXPERIMENT as RELEVANCE
 
 __all__ = ["EXPERIMENTS"]
@@ -26,6 +27,7 @@ EXPERIMENTS = {
         PAIRS,
         CONTINUAL,
         LAYER_COST,
+        RECALL,
     )
 }
 """All experiments by name, in the order of the report."""

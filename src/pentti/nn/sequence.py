@@ -66,7 +66,7 @@ class SequenceMemory(nn.Module):
         n_locations: Hard locations of each head, M, a square; unless given, the first with
             room for `max_length` tokens at `top_k` each.
         max_length: Longest context that is expected; longer ones work, and match less well.
-        top_k: Hard locations that a head activates, K.
+        top_k: Hard locations that a head activates, K. With one alone addresses do not learn.
         address_dim: Components of a head's address; the width of its values unless given.
         shift: Whether a value is written at the address before it. Otherwise at its own, and each
             token sees itself: for values and addresses that are paired token by token.
