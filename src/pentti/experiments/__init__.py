@@ -9,6 +9,7 @@ from pentti.experiments.continual import EXPERIMENT as CONTINUAL
 from pentti.experiments.degradation import EXPERIMENT as DEGRADATION
 from pentti.experiments.digits import EXPERIMENT as DIGITS
 from pentti.experiments.layer_cost import EXPERIMENT as LAYER_COST
+from pentti.experiments.needle import EXPERIMENT as NEEDLE
 from pentti.experiments.pairs import EXPERIMENT as PAIRS
 from pentti.experiments.recall import EXPERIMENT as RECALL
 from pentti.experiments.relevance import EXPERIMENT as RELEVANCE
@@ -28,6 +29,7 @@ EXPERIMENTS = {
         CONTINUAL,
         LAYER_COST,
         RECALL,
+        NEEDLE,
     )
 }
 """All experiments by name, in the order of the report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -99,7 +99,16 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
                 yield Step((i + done) / len(jobs))
             yield Step((i + 1) / len(jobs))
         rates = {name: _RATES.get(name, _RATE) for name in ALL_MIXERS}
-        settings = {"cases": [asdict(case) for case in cases], "lr": rates, "seeds": [_SEED]}
+        settings = {
+            "length": [case.setting.length for case in cases],
+            "pairs": [case.setting.pairs for case in cases],
+            "vocabulary": [case.setting.vocabulary for case in cases],
+            "width": [case.width for case in cases],
+            "batch": [case.batch for case in cases],
+            "most steps": [case.n_steps for case in cases],
+            "lr": [f"{rate:g} ({name})" for name, rate in rates.items()],
+            "seed": _SEED,
+        }
         figures = [_draw(rows)]
         return Finding(_claims(rows), figures, [_table(rows)], _conclusion(rows, size), settings)
 

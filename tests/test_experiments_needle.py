@@ -1,0 +1,93 @@
+"""The needle experiment: its texts, its models, and its verdicts on made-up numbers."""
+
+import re
+
+import pytest
+import torch
+
+from pentti.experiments import needle
+from pentti.experiments.needle_reading import FINDERS, Plan, Reader, find, hidden_keys, train
+
+TINY = Plan(
+    width=16, n_locations=64, n_steps=3, batch=2, longest=1200, lengths=(700, 900), n_test_bytes=1,
+    n_keys=3,
+)  # fmt: skip
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def outcome_of(work):
+    """What a generator returns, and what it yielded."""
+    outcome = []
+
+    def run():
+        outcome.append((yield from work))
+
+    yielded = list(run())
+    return outcome[0], yielded
+
+
+def test_every_key_is_hidden_once_and_asked_once():
+    texts = hidden_keys(5, 1000, 4, generator(1))
+    assert texts.ids.shape == (5, 1000)
+    assert texts.digits.shape == (20, 5)
+    for row, ids in enumerate(texts.ids):
+        text = bytes(ids.tolist()).decode("latin-1")
+        told = re.findall(r"\nThe pass key of (\w+) is (\d{5})\.\n", text)
+        assert len(told) == len(dict(told)) == 4
+        asked = re.findall(
+            r"\nWhich is the pass key of (\w+)\? The pass key of \1 is (\d{5})", text
+        )
+        assert sorted(asked) == sorted(told)
+        assert text.endswith(asked[-1][1])
+        answers = texts.digits[texts.rows[:, 0] == row]
+        assert [bytes(answer.tolist()).decode() for answer in answers] == [key for _, key in asked]
+
+
+def test_needles_lie_anywhere_and_texts_follow_the_generator():
+    first, again, other = (hidden_keys(30, 2000, 2, generator(seed)).ids for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    places = [bytes(ids.tolist()).index(b"The pass key of") / 1700 for ids in first]
+    assert min(places) < 0.1
+    assert max(places) > 0.6
+
+
+@pytest.mark.parametrize("name", FINDERS)
+def test_each_model_reads_and_learns(name):
+    trained, shares = outcome_of(train(name, TINY))
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1])
+    before = Reader(name, TINY, 0).state_dict()
+    after = trained.model.state_dict()
+    moved = [key for key in before if not torch.equal(before[key], after[key])]
+    assert any(key.startswith("blocks.1.mixer") for key in moved)
+    (share, n, seconds), _ = outcome_of(find(trained.model, 700, TINY))
+    assert (0 <= share <= 1, n) == (True, 12)
+    assert seconds > 0
+
+
+def test_the_section_judges_what_was_found(monkeypatch):
+    monkeypatch.setitem(needle._PLANS, "quick", TINY)
+    finding, steps = outcome_of(needle.EXPERIMENT.run("quick"))
+    shares = [step.share for step in steps]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert not finding.claims[0].holds  # three steps teach nothing
+    assert len(finding.tables[0].rows) == len(FINDERS)
+    assert "<svg" in finding.figures[0].svg
+    full = Plan()
+    trained = outcome_of(train("window", TINY))[0]
+
+    def outcomes(**shares):
+        return {
+            name: needle._Outcome(
+                trained, {n: (shares.get(name.split()[0], 0.0), 8, 1.0) for n in full.lengths}
+            )
+            for name in FINDERS
+        }
+
+    assert [claim.holds for claim in needle._claims(outcomes(sequence=1.0), full)][:4] == [True] * 4
+    weak = needle._claims(outcomes(sequence=0.9, dense=0.2), full)
+    assert [claim.holds for claim in weak] == [True, False, False, False, False]
