@@ -64,7 +64,8 @@ def time_sequences(job: Job[SequenceSize]) -> Iterator[Line]:
         entries.append(_entry(name, form, size, device, peaks))
     long = size.length >= 16_384
     patience = Patience(3, 0.0, 3.0, warms=False) if long else job.settings.patience
-    for line in measure(Comparison(job.facts(size.operation, size.length), entries), patience):
+    facts = job.facts(size.operation, size.length)
+    for line in measure(Comparison(facts, entries, contender="pentti"), patience):
         yield {**line, "peak_bytes": peaks[line["entry"]]} if "median_s" in line else line
 
 

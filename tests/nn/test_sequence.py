@@ -492,3 +492,20 @@ def test_arguments_are_left_as_they_were(layer, generator):
     assert torch.equal(mask, before[1])
     assert torch.equal(state.contents, kept.contents)
     assert torch.equal(state.place, kept.place)
+
+
+def test_a_long_text_without_gradients_goes_in_parts(generator, monkeypatch):
+    layer, x = make("hebbian-shift"), tokens(generator)
+    whole = layer(x)
+    mask = torch.rand(x.shape[:2], generator=generator) > 0.3
+    masked = layer(x, token_mask=mask)
+    monkeypatch.setattr(sequence, "_PART", 7)
+    with torch.no_grad():
+        parts, masked_parts = layer(x), layer(x, token_mask=mask)
+        state = layer.new_cache(len(x))
+        continued = layer(x, state)
+    assert continued.state is state
+    assert parts.state is None
+    for found, right in ((parts, whole), (continued, whole), (masked_parts, masked)):
+        for one, other in zip(found[:3], right[:3], strict=True):
+            torch.testing.assert_close(one, other)

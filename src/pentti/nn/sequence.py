@@ -26,6 +26,7 @@ RULES = ("hebbian", "delta")
 _FLOOR = 0.1  # of the evidence, at the start
 _KEPT = 0.999  # what decay leaves after a token, at the start
 _LEAST_KEPT = -20.0  # and its natural logarithm at the least
+_PART = 8192  # tokens of a pass without gradients
 _RANGE = 40.0  # of logarithms that are multiplied out, so that float32 holds them twice
 
 
@@ -175,29 +176,33 @@ class SequenceMemory(nn.Module):
                 layer's.
         """
         self._check(x_BLD, cache, token_mask)
-        if self.kept is not None:
-            return self._fading(x_BLD, cache, token_mask)
-        return self._pass(x_BLD, cache, token_mask)
-
-    def _fading(
-        self, x_BLD: Tensor, cache: MemoryState | None, token_mask: Tensor | None
-    ) -> SequenceOutput:
-        """In parts so short that nothing fades out of the range of numbers within one."""
-        n_tokens = x_BLD.shape[1]
-        fastest = -float(self._log_kept.detach().min())
-        step = max(1, int(_RANGE / fastest)) if fastest * n_tokens > _RANGE else n_tokens
-        if step >= n_tokens:
+        step = self._longest_pass(x_BLD)
+        if x_BLD.shape[1] <= step:
             return self._pass(x_BLD, cache, token_mask)
         state = self.new_cache(len(x_BLD)) if cache is None else cache
-        parts = []
-        for low in range(0, n_tokens, step):
-            some = slice(low, low + step)
-            mask = None if token_mask is None else token_mask[:, some]
-            parts.append(self._pass(x_BLD[:, some], state, mask))
+        masks = (
+            [None] * len(x_BLD.split(step, 1)) if token_mask is None else token_mask.split(step, 1)
+        )
+        pairs = zip(x_BLD.split(step, 1), masks, strict=True)
+        parts = [self._pass(x, state, mask) for x, mask in pairs]
         output, meter, evidence, _ = zip(*parts, strict=True)
         return SequenceOutput(
             torch.cat(output, 1), torch.cat(meter, 1), torch.cat(evidence, 1), cache
         )
+
+    def _longest_pass(self, x_BLD: Tensor) -> int:
+        """How many tokens go through at once; more go in parts, through a state.
+
+        What fades must not leave the range of numbers within one pass; and without gradients, long
+        texts stay in the cache in parts.
+        """
+        longest = max(1, x_BLD.shape[1])
+        if self.kept is not None:
+            fastest = -float(self._log_kept.detach().min())
+            longest = min(longest, max(1, int(_RANGE / fastest))) if fastest else longest
+        if x_BLD.device.type == "cpu" and not torch.is_grad_enabled():
+            longest = min(longest, _PART)
+        return longest
 
     def _pass(
         self, x_BLD: Tensor, cache: MemoryState | None, token_mask: Tensor | None
