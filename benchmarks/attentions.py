@@ -16,7 +16,7 @@ from benchmarks.peaks import extra_bytes
 from benchmarks.timing import Comparison, Entry, Line, measure
 from pentti.nn import local
 
-__all__ = ["ATTENTIONS", "AttentionSize", "Kernel", "time_attention"]
+__all__ = ["ATTENTIONS", "AttentionSize", "Kernel", "time_attention", "weighed"]
 
 _SHORT_S = 3.0  # a slow entry stops at three repetitions after so long
 _LONG = 16_384  # and from this length on at two, without a warm-up after the check
@@ -115,7 +115,7 @@ def time_attention(job: Job[AttentionSize]) -> Iterator[Line]:
             short.run(1, trains)
             form.zero_grad(set_to_none=True)
             sequence = _Sequence(form, size, device)
-            entries.append(_weighed(_entry(name, sequence, trains), device, peaks))
+            entries.append(weighed(_entry(name, sequence, trains), device, peaks))
         facts = job.facts(operation, size.length)
         for line in measure(Comparison(facts, entries, contender="SDPA"), patience):
             yield {**line, "peak_bytes": peaks[line["entry"]]} if "median_s" in line else line
@@ -131,8 +131,14 @@ def _entry(name: str, sequence: _Sequence, trains: bool) -> Entry:
     )
 
 
-def _weighed(entry: Entry, device: str, peaks: dict[str, int]) -> Entry:
-    """The same, which notes its peak memory in repetition 0, the one that is not timed."""
+def weighed(entry: Entry, device: str, peaks: dict[str, int]) -> Entry:
+    """The same, which notes its peak memory in repetition 0, the one that is not timed.
+
+    Args:
+        entry: What is run.
+        device: Where it runs.
+        peaks: Takes its peak, in bytes, by its name.
+    """
 
     def run(repetition: int) -> Any:
         if repetition:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.attentions import AttentionSize, Kernel
+from benchmarks.attentions import AttentionSize, Kernel, weighed
 from benchmarks.jobs import Job
 from benchmarks.layers import apart
-from benchmarks.peaks import extra_bytes
 from benchmarks.timing import Comparison, Entry, Line, Patience, measure
 from pentti.nn import LinearAttention, SequenceMemory, local
 
@@ -61,7 +60,7 @@ def time_sequences(job: Job[SequenceSize]) -> Iterator[Line]:
     for name, make in FORMS.items():
         form = make(size).to(device).train(trains)
         _run(form, replace(size, length=256), device, trains)(1)  # loads all code
-        entries.append(_entry(name, form, size, device, peaks))
+        entries.append(weighed(_entry(name, form, size, device), device, peaks))
     long = size.length >= 16_384
     patience = Patience(3, 0.0, 3.0, warms=False) if long else job.settings.patience
     facts = job.facts(size.operation, size.length)
@@ -69,25 +68,15 @@ def time_sequences(job: Job[SequenceSize]) -> Iterator[Line]:
         yield {**line, "peak_bytes": peaks[line["entry"]]} if "median_s" in line else line
 
 
-def _entry(
-    name: str, form: nn.Module, size: SequenceSize, device: str, peaks: dict[str, int]
-) -> Entry:
+def _entry(name: str, form: nn.Module, size: SequenceSize, device: str) -> Entry:
     run = _run(form, size, device, size.operation != "forward")
-
-    def first_weighed(repetition: int) -> Tensor:
-        if repetition:
-            return run(repetition)
-        kept: list[Tensor] = []
-        peak = extra_bytes(lambda: kept.append(run(0)), device)
-        peaks[name] = max(peak, peaks.get(name, 0))
-        return kept[0]
 
     def fault(output: Tensor) -> str | None:
         if not isinstance(form, SequenceMemory):
             return None if output.isfinite().all() else "the output is not finite"
         return _memory_fault(form, _tokens(form, size, device)[0], output)
 
-    return Entry(name, first_weighed, size.length, fault, lambda: form.zero_grad(set_to_none=True))
+    return Entry(name, run, size.length, fault, lambda: form.zero_grad(set_to_none=True))
 
 
 def _run(

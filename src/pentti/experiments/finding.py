@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-__all__ = ["Claim", "Experiment", "Figure", "Finding", "Size", "Step", "Table"]
+__all__ = ["Claim", "Experiment", "Figure", "Finding", "Size", "Step", "Table", "portion", "told"]
 
 Size = Literal["quick", "full"]
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,43 @@ class Experiment:
     prediction: str
     source: str
     run: Callable[[Size], Generator[Step, None, Finding]]
+
+
+def portion(
+    work: Generator[float, None, Outcome], start: float, width: float
+) -> Generator[float, None, Outcome]:
+    """The same work, as a portion of a larger whole.
+
+    Args:
+        work: Yields the share of it that is done.
+        start: What of the whole was done before,
+        width: and how much of it this work is.
+
+    Returns:
+        A generator of the share of the whole, which returns the work's outcome.
+    """
+    while True:
+        try:
+            done = next(work)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+        yield start + width * done
+
+
+def told(work: Generator[float, None, Outcome]) -> Generator[Step, None, Outcome]:
+    """The same work, told as the report has it.
+
+    Args:
+        work: Yields the share of it that is done.
+
+    Returns:
+        A generator of steps, which returns the work's outcome.
+    """
+    while True:
+        try:
+            done = next(work)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+        yield Step(done)

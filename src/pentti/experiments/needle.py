@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from pentti.experiments.drawing import draw, mark, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import (
+    Claim,
+    Experiment,
+    Figure,
+    Finding,
+    Size,
+    Step,
+    Table,
+    portion,
+    told,
+)
 from pentti.experiments.needle_reading import FINDERS, Plan, Trained, find, train
 from pentti.experiments.pair_learning import one_thread
 
@@ -43,9 +52,8 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     outcomes: dict[str, _Outcome] = {}
     with one_thread():
         for number, name in enumerate(FINDERS):
-            for share in (work := _Work(name, plan)):
-                yield Step((number + share) / len(FINDERS))
-            outcomes[name] = work.outcome
+            work = portion(_outcome(name, plan), number / len(FINDERS), 1 / len(FINDERS))
+            outcomes[name] = yield from told(work)
     return Finding(
         _claims(outcomes, plan),
         [_draw(outcomes, plan)],
@@ -55,35 +63,15 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     )
 
 
-class _Work:
-    """Train one model and test it; an iterator of the share that is done."""
-
-    outcome: _Outcome
-
-    def __init__(self, name: str, plan: Plan) -> None:
-        self.name, self.plan = name, plan
-
-    def __iter__(self) -> Generator[float, None, None]:
-        plan = self.plan
-        trained = yield from _scaled(train(self.name, plan), 0.0, _SHARE_TRAINING)
-        lengths = [n for n in plan.lengths if self.name in _MEMORIES or n <= _LONGEST_DENSE]
-        found, each = {}, (1 - _SHARE_TRAINING) / len(lengths)
-        for place, length in enumerate(lengths):
-            start = _SHARE_TRAINING + place * each
-            found[length] = yield from _scaled(find(trained.model, length, plan), start, each)
-        self.outcome = _Outcome(trained, found)
-
-
-def _scaled(
-    work: Generator[float, None, Any], start: float, width: float
-) -> Generator[float, None, Any]:
-    """The same work, whose share stands for a part of a larger whole."""
-    while True:
-        try:
-            share = next(work)
-        except StopIteration as end:
-            return end.value
-        yield start + width * share
+def _outcome(name: str, plan: Plan) -> Generator[float, None, _Outcome]:
+    """Train one model and test it."""
+    trained = yield from portion(train(name, plan), 0.0, _SHARE_TRAINING)
+    lengths = [n for n in plan.lengths if name in _MEMORIES or n <= _LONGEST_DENSE]
+    found, each = {}, (1 - _SHARE_TRAINING) / len(lengths)
+    for place, length in enumerate(lengths):
+        start = _SHARE_TRAINING + place * each
+        found[length] = yield from portion(find(trained.model, length, plan), start, each)
+    return _Outcome(trained, found)
 
 
 def _claims(outcomes: Mapping[str, _Outcome], plan: Plan) -> list[Claim]:

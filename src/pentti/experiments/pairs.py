@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +11,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from pentti.experiments.drawing import COLOURS, draw, mark, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import (
+    Claim,
+    Experiment,
+    Figure,
+    Finding,
+    Size,
+    Step,
+    Table,
+    portion,
+    told,
+)
 from pentti.experiments.judging import REVISED
 from pentti.experiments.pair_learning import (
     SAMPLE,
@@ -32,7 +41,6 @@ from pentti.nn import SDMLayer, Utilisation
 
 __all__ = ["EXPERIMENT"]
 
-Part = TypeVar("Part")
 _NOISES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 _SEED = 21
 _LAYER = "memory layer"
@@ -98,14 +106,7 @@ class _Load:
 
 def _run(size: Size) -> Generator[Step, None, Finding]:
     with one_thread():
-        work = _answer(_PLANS[size])
-        while True:
-            try:
-                done = next(work)
-            except StopIteration as stop:
-                finding: Finding = stop.value
-                return finding
-            yield Step(done)
+        return (yield from told(_answer(_PLANS[size])))
 
 
 def _answer(plan: _Plan) -> Generator[float, None, Finding]:
@@ -117,10 +118,10 @@ def _answer(plan: _Plan) -> Generator[float, None, Finding]:
         sparse = recipe.optimiser == "RowwiseAdagrad"
         layer = small_layer(plan.n_locations, _SEED, sparse)
         training = learn_layer(layer, Pairs(plan.n_pairs, _SEED), whole)
-        learned[name] = yield from _share(training, 0.1 * i, 0.1)
+        learned[name] = yield from portion(training, 0.1 * i, 0.1)
     best = learned[next(iter(_RECIPES))]
-    peers = yield from _share(_peers(pairs, best, plan), 0.5, 0.2)
-    loads = yield from _share(_loads(plan), 0.7, 0.3)
+    peers = yield from portion(_peers(pairs, best, plan), 0.5, 0.2)
+    loads = yield from portion(_loads(plan), 0.7, 0.3)
     after = best.utilisation(pairs.key)
     noisy = learned["as the first, keys with noise 0.3"]
     noisy_recalls = [pairs.recall(noisy.output(cue)) for cue in _cues(pairs)]
@@ -133,19 +134,6 @@ def _answer(plan: _Plan) -> Generator[float, None, Finding]:
         _conclusion(peers, loads, (before, after), learned, noisy_recalls, plan),
         {**settings, "seeds": [_SEED]},
     )
-
-
-def _share(
-    work: Generator[float, None, Part], start: float, width: float
-) -> Generator[float, None, Part]:
-    """The work of a part, as a share of the whole."""
-    while True:
-        try:
-            done = next(work)
-        except StopIteration as stop:
-            part: Part = stop.value
-            return part
-        yield start + width * done
 
 
 def _cues(pairs: Pairs) -> list[Tensor]:
@@ -166,7 +154,7 @@ def _peers(pairs: Pairs, best: Learned, plan: _Plan) -> Generator[float, None, l
     n_hidden = round(work / (2 * WIDTH))
     recipe = Recipe(n_steps=5 * plan.n_steps)
     training = learn_perceptron(pairs, n_hidden, _SEED, recipe)
-    small = yield from _share(training, 0.0, 0.2)
+    small = yield from portion(training, 0.0, 0.2)
     recalls = [pairs.recall(small.output(key)) for key in noisy]
     size = 2 * WIDTH * n_hidden
     peers.append(_Peer(_SAME_WORK, size, size + n_hidden + WIDTH, recalls, small.seconds))
@@ -174,7 +162,7 @@ def _peers(pairs: Pairs, best: Learned, plan: _Plan) -> Generator[float, None, l
         n_hidden = round(n_weights / (2 * WIDTH))
         recipe = Recipe(lr=1e-3, n_steps=plan.wide_steps)
         training = learn_perceptron(pairs, n_hidden, _SEED, recipe)
-        wide = yield from _share(training, 0.2, 0.8)
+        wide = yield from portion(training, 0.2, 0.8)
         recalls = [pairs.recall(wide.output(key)) for key in noisy]
         size = 2 * WIDTH * n_hidden
         peers.append(_Peer(_SAME_SIZE, size, size + n_hidden + WIDTH, recalls, wide.seconds))
@@ -203,7 +191,7 @@ def _loads(plan: _Plan) -> Generator[float, None, list[_Load]]:
             solved = pairs.recall(least_squares(small_layer(plan.few_locations, _SEED), pairs))
         layer = small_layer(plan.few_locations, _SEED)
         training = learn_layer(layer, pairs, Recipe(n_steps=n_steps))
-        learned = yield from _share(training, i / len(plan.loads), 1 / len(plan.loads))
+        learned = yield from portion(training, i / len(plan.loads), 1 / len(plan.loads))
         counted = expected_recall(plan.few_locations, n)
         loads.append(_Load(n, counted, solved, learned.recalls[-1], n_steps))
     return loads

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import torch
 
 from pentti.experiments.drawing import COLOURS, draw, mark, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import (
+    Claim,
+    Experiment,
+    Figure,
+    Finding,
+    Size,
+    Step,
+    Table,
+    portion,
+    told,
+)
 from pentti.experiments.pair_learning import one_thread
 from pentti.experiments.recall_learning import (
     ALL_MIXERS,
@@ -89,15 +99,9 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
         jobs = [(case, name) for case in cases for name in case.names]
         rows: list[_Row] = []
         for i, (case, name) in enumerate(jobs):
-            work = _learned(case, name)
-            while True:
-                try:
-                    done = next(work)
-                except StopIteration as stop:
-                    rows.append(stop.value)
-                    break
-                yield Step((i + done) / len(jobs))
-            yield Step((i + 1) / len(jobs))
+            work = portion(_learned(case, name), i / len(jobs), 1 / len(jobs))
+            rows.append((yield from told(work)))
+            yield Step(i / len(jobs) + 1 / len(jobs))  # where it was done early
         rates = {name: _RATES.get(name, _RATE) for name in ALL_MIXERS}
         settings = {
             "length": [case.setting.length for case in cases],

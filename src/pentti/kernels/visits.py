@@ -68,11 +68,12 @@ def visit(
     token's amount to its evidence. Reads, each times its share, make up `sums` and `masses`;
     `dots` are the products of what each finds with the token's probe. What is empty is left out.
     """
+    one = weights.dtype.type(1)
     for n in range(low, high):
         table = _table(tables, n, fresh)
         for step in range(values.shape[1]):
             t = values.shape[1] - 1 - step if backwards else step
-            _write(table, written[n, t], weights[n, t], values[n, t], amounts[n, t])
+            _write(table, written[n, t], weights[n, t], one, values[n, t], amounts[n, t])
             if len(sums):
                 masses[n, t] = _read(table, read[n, t], shares[n, t], sums[n, t])
             if len(dots):
@@ -82,12 +83,12 @@ def visit(
 
 
 @compiled
-def _write(table, locations, weights, value, amount):
+def _write(table, locations, weights, rate, value, amount):
     _, _, contents, evidence = table
     for k in range(len(locations)):
         if weights[k] != 0:
             row = _row_of(locations[k], table)
-            _add(contents[row], weights[k], value)
+            _add(contents[row], weights[k] * rate, value)
             evidence[row] += weights[k] * amount
 
 
@@ -130,22 +131,10 @@ def correct(
             _read(table, written[n, t], weights[n, t], faults[n, t])
             for d in range(values.shape[2]):
                 faults[n, t, d] = values[n, t, d] - faults[n, t, d]
-            _write_fault(
-                table, written[n, t], weights[n, t], rates[n, t], amounts[n, t], faults[n, t]
-            )
+            _write(table, written[n, t], weights[n, t], rates[n, t], faults[n, t], amounts[n, t])
             masses[n, t] = _read(table, read[n, t], shares[n, t], sums[n, t])
         if fresh:
             _forget(written[n], table)
-
-
-@compiled
-def _write_fault(table, locations, weights, rate, amount, fault):
-    _, _, contents, evidence = table
-    for k in range(len(locations)):
-        if weights[k] != 0:
-            row = _row_of(locations[k], table)
-            _add(contents[row], weights[k] * rate, fault)
-            evidence[row] += weights[k] * amount
 
 
 @compiled
@@ -157,13 +146,14 @@ def correct_backward(
 
     `to_found` is the derivative of what a write finds in its locations.
     """
+    one, nothing = faults.dtype.type(1), faults.dtype.type(0)
     for n in range(low, high):
         table = _table(tables, n, fresh)
         for step in range(faults.shape[1]):
             t = faults.shape[1] - 1 - step
-            _write(table, read[n, t], shares[n, t], to_sums[n, t], to_masses[n, t])
+            _write(table, read[n, t], shares[n, t], one, to_sums[n, t], to_masses[n, t])
             # A write adds rate · fault to the contents, and its amount to the evidence.
-            _probe(table, written[n, t], faults[n, t], faults.dtype.type(0), to_weights[n, t])
+            _probe(table, written[n, t], faults[n, t], nothing, to_weights[n, t])
             _read(table, written[n, t], weights[n, t], to_values[n, t])
             to_rates[n, t] = _dot(to_values[n, t], faults[n, t])
             for d in range(faults.shape[2]):
@@ -175,8 +165,7 @@ def correct_backward(
                 to_weights[n, t, k] *= rates[n, t]
                 if row >= 0:
                     to_weights[n, t, k] += evidence[row] * amounts[n, t]
-            nothing = faults.dtype.type(0)
-            _write(table, written[n, t], weights[n, t], to_found[n, t], nothing)
+            _write(table, written[n, t], weights[n, t], one, to_found[n, t], nothing)
         if fresh:
             _forget(written[n], table)
             _forget(read[n], table)
@@ -191,16 +180,14 @@ def correct_probes(
 
     Adds to `to_weights` what comes of finding, and sets `to_shares`.
     """
-    found = np.empty(written.shape[2], dtype=faults.dtype)
+    found, nothing = np.empty(written.shape[2], dtype=faults.dtype), faults.dtype.type(0)
     for n in range(low, high):
         table = _table(tables, n, fresh)
         for t in range(faults.shape[1]):
-            _probe(table, written[n, t], to_found[n, t], faults.dtype.type(0), found)
+            _probe(table, written[n, t], to_found[n, t], nothing, found)
             for k in range(len(found)):
                 to_weights[n, t, k] += found[k]
-            _write_fault(
-                table, written[n, t], weights[n, t], rates[n, t], amounts[n, t], faults[n, t]
-            )
+            _write(table, written[n, t], weights[n, t], rates[n, t], faults[n, t], amounts[n, t])
             _probe(table, read[n, t], to_sums[n, t], to_masses[n, t], to_shares[n, t])
         if fresh:
             _forget(written[n], table)

@@ -393,11 +393,20 @@ class MemoryState:
         Raises:
             StoreError: if it cannot be written.
         """
+        save_tensors(path, _KIND, *self.packed())
+
+    def packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a file holds of it.
+
+        Returns:
+            Its settings, as JSON can hold them, and tensors by name: the touched locations of all
+            heads one after another, and the rest as it is.
+        """
         held = self._held()
         tensors = {name: getattr(self, name) for name in (*_BATCHED, "used", "scale")}
         tensors |= {name: getattr(self, name)[held] for name in _TABLES}
         tensors["keys"] = self._keys()[held].int()
-        save_tensors(path, _KIND, self._settings(), tensors)
+        return {name: getattr(self, name) for name in _SETTINGS}, tensors
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MemoryState:
@@ -414,12 +423,24 @@ class MemoryState:
         """
         settings, tensors = load_tensors(path, _KIND)
         try:
-            return cls._from(settings, tensors)
+            return cls.unpacked(settings, tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             raise StoreError(f"cannot read {path}: it is damaged, or not a pentti file") from error
 
     @classmethod
-    def _from(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> MemoryState:
+    def unpacked(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> MemoryState:
+        """The state of which `packed` made this.
+
+        Args:
+            settings: By name.
+            tensors: By name; more than are asked for do no harm.
+
+        Returns:
+            A new state, on the CPU.
+
+        Raises:
+            ValueError: if a tensor has another shape than the settings ask for.
+        """
         batch, used = len(tensors["n_tokens"]), tensors["used"]
         state = cls(batch, **settings, dtype=tensors["contents"].dtype)
         for name in (*_BATCHED, "used", "scale"):
@@ -452,9 +473,6 @@ class MemoryState:
             if own != given:
                 got = checks.Words(f"{given}")
                 checks.reject(where, argument, f"have {name} = {own}", got)
-
-    def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _SETTINGS}
 
     def _row(self, method: str, sequence: Any, head: Any) -> int:
         where = f"MemoryState.{method}"

@@ -17,9 +17,6 @@ from pentti.persistence import load_tensors, save_tensors
 __all__ = ["ModelMemory", "found_in", "put_into"]
 
 _KIND = "model memory"
-_SETTINGS = ("n_heads", "n_locations", "width", "top_k", "max_locations", "forget")
-_TABLES = ("contents", "evidence", "stamps")
-_REST = ("used", "n_tokens", "last_locations", "last_weights", "scale")
 
 
 class ModelMemory:
@@ -192,13 +189,13 @@ class ModelMemory:
         Raises:
             StoreError: if it cannot be written.
         """
+        packed = [state.packed() for state in self.states]
         tensors = {
             f"{i}.{name}": tensor
-            for i, state in enumerate(self.states)
-            for name, tensor in _packed(state).items()
+            for i, (_, own) in enumerate(packed)
+            for name, tensor in own.items()
         }
-        settings = [{name: getattr(state, name) for name in _SETTINGS} for state in self.states]
-        save_tensors(path, _KIND, {"memories": settings}, tensors)
+        save_tensors(path, _KIND, {"memories": [settings for settings, _ in packed]}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ModelMemory:
@@ -216,7 +213,7 @@ class ModelMemory:
         config, tensors = load_tensors(path, _KIND)
         try:
             return cls(
-                _unpacked(settings, f"{i}.", tensors)
+                MemoryState.unpacked(settings, _own(tensors, f"{i}."))
                 for i, settings in enumerate(config["memories"])
             )
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -291,34 +288,6 @@ def _check_batch(where: str, argument: str, batch: int, other: ModelMemory) -> N
         checks.reject(where, argument, f"be of {batch} users", got)
 
 
-def _held(state: MemoryState) -> Tensor:
-    """Which rows of the tables are in use, (B · H, room)."""
-    return torch.arange(state.room, device=state.device) < state.used[:, None]
-
-
-def _packed(state: MemoryState) -> dict[str, Tensor]:
-    """The touched locations of all heads one after another, and the rest as it is."""
-    rows, (heads, keys) = _held(state), (state.place >= 0).nonzero(as_tuple=True)
-    sorted_keys = torch.zeros(rows.shape, dtype=torch.int64, device=state.device)
-    sorted_keys[heads, state.place[heads, keys].long()] = keys
-    tables = {name: getattr(state, name)[rows] for name in _TABLES}
-    return (
-        {name: getattr(state, name) for name in _REST} | tables | {"keys": sorted_keys[rows].int()}
-    )
-
-
-def _unpacked(settings: dict[str, Any], prefix: str, tensors: dict[str, Tensor]) -> MemoryState:
-    given = {name: tensors[prefix + name] for name in (*_REST, *_TABLES, "keys")}
-    batch, used = len(given["n_tokens"]), given["used"]
-    state = MemoryState(batch, **settings, dtype=given["contents"].dtype)
-    state.reserve(int(used.max()) if batch else 0)
-    for name in _REST:
-        if given[name].shape != getattr(state, name).shape:
-            raise ValueError(name)
-        setattr(state, name, given[name])
-    rows = _held(state)
-    heads, places = rows.nonzero(as_tuple=True)
-    state.place[heads, given["keys"].long()] = places.int()
-    for name in _TABLES:
-        getattr(state, name)[rows] = given[name]
-    return state
+def _own(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, without it."""
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}

@@ -180,11 +180,11 @@ class SequenceMemory(nn.Module):
         if x_BLD.shape[1] <= step:
             return self._pass(x_BLD, cache, token_mask)
         state = self.new_cache(len(x_BLD)) if cache is None else cache
-        masks = (
-            [None] * len(x_BLD.split(step, 1)) if token_mask is None else token_mask.split(step, 1)
-        )
-        pairs = zip(x_BLD.split(step, 1), masks, strict=True)
-        parts = [self._pass(x, state, mask) for x, mask in pairs]
+        parts = []
+        for low in range(0, x_BLD.shape[1], step):
+            some = slice(low, low + step)
+            mask = None if token_mask is None else token_mask[:, some]
+            parts.append(self._pass(x_BLD[:, some], state, mask))
         output, meter, evidence, _ = zip(*parts, strict=True)
         return SequenceOutput(
             torch.cat(output, 1), torch.cat(meter, 1), torch.cat(evidence, 1), cache
