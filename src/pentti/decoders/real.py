@@ -55,7 +55,7 @@ class RealDecoder(nn.Module, ABC):
 
     kind: ClassVar[str]
     table_name: ClassVar[str]
-    n_parts: ClassVar[int]
+    n_parts: int
     dim: int
     n_locations: int
     n_heads: int

@@ -16,7 +16,7 @@ def checked_dim(kind: str, dim: object, n_heads: int, n_parts: int) -> int:
         kind: The decoder's name, for the error.
         dim: What the caller gave.
         n_heads: Heads, H.
-        n_parts: Vectors that each head's part is cut into: itself, or two halves.
+        n_parts: Vectors that each head's part is cut into: itself, two halves, or more.
 
     Returns:
         The number as a Python int.
@@ -29,7 +29,7 @@ def checked_dim(kind: str, dim: object, n_heads: int, n_parts: int) -> int:
     if width % parts or width < 2 * parts:
         below, above = (max(2, width // parts + more) * parts for more in (0, 1))
         named = f"{below} or {above}" if width > below else f"{below}"
-        each = "one part" if n_parts == 1 else "two halves"
+        each = {1: "one part", 2: "two halves"}.get(n_parts, f"{n_parts} parts")
         expected = f"be a multiple of {parts}, {each} of 2 components or more for each head"
         checks.reject(kind, "dim", f"{expected}, such as {named}", width)
     return width

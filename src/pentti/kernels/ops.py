@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pentti import checks, kernels
 
-__all__ = ["product_search", "read_rows", "row_dots", "scatter_rows_dense"]
+__all__ = ["product_merge", "product_search", "read_rows", "row_dots", "scatter_rows_dense"]
 
 _SCORES = 1 << 21  # scores held at a time, so that they stay in the cache and do not add up
 
@@ -83,6 +83,34 @@ def _search_backward(ctx: Any, _: Any, gradient_HBK: Tensor) -> tuple[Any, ...]:
         dense = _scatter_dense(rows, both, halves.flatten(0, 1), n_books * n)
         to_books = _tensor(dense).view(books.shape)
     return to_halves, to_books, None
+
+
+def product_merge(sums: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The best pairs of what two searches found, by the sum of their sums.
+
+    Args:
+        sums: What the searches for first halves found, and then those for second ones: shape
+            (2 · H, B, K), the best first.
+        k: How many pairs, in [1, K²].
+
+    Returns:
+        int64 tensor of shape (2, H, B, k): places in both lists, the best pair first. And the sums
+        of the winners, shape (H, B, k), with gradient.
+    """
+    halves = sums.unflatten(0, (2, -1))
+    pairs = _merge(halves.detach(), k)
+    return pairs, halves.gather(3, pairs).sum(0)
+
+
+@torch.library.custom_op("pentti::product_merge", mutates_args=())
+def _merge(sums_2HBK: Tensor, k: int) -> Tensor:
+    pairs = kernels.for_device(sums_2HBK.device).product_top_k(sums_2HBK.flatten(1, 2), k)
+    return pairs.view(*sums_2HBK.shape[:3], k)
+
+
+@_merge.register_fake
+def _(sums_2HBK: Tensor, k: int) -> Tensor:
+    return sums_2HBK.new_empty((*sums_2HBK.shape[:3], k), dtype=torch.int64)
 
 
 def read_rows(

@@ -26,6 +26,11 @@ from pentti.theory.jaeckel import (
     selected_coordinates_overlap,
     selected_coordinates_probability,
 )
+from pentti.theory.parts import (
+    parts_cap_intersection,
+    parts_cap_probability,
+    parts_cosine_for,
+)
 from pentti.theory.product import (
     any_head,
     any_head_intersection,
@@ -70,6 +75,9 @@ __all__ = [
     "one_head",
     "optimal_probability",
     "overlap_curve",
+    "parts_cap_intersection",
+    "parts_cap_probability",
+    "parts_cosine_for",
     "product_cap_intersection",
     "product_cap_probability",
     "product_cosine_for",
