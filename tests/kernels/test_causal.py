@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from pentti.kernels import causal, causal_cpu, causal_ops
+from pentti.kernels import causal, causal_cpu, causal_ops, hashing, lookups
 from pentti.kernels.causal import Visit
 
 FLOATS = [torch.float32, torch.float64]
@@ -118,11 +118,13 @@ def test_arguments_are_left_as_they_were(generator):
     assert all(torch.equal(one, two) for one, two in zip(before, visit[:8], strict=True))
 
 
-def test_tables_go_on_where_they_ended(generator):
-    visit = sequences(3, 20, 4, 3, 5, 11, generator)
+@pytest.mark.parametrize("n_slots", [11, 10], ids=["direct", "hashed"])
+def test_tables_go_on_where_they_ended(n_slots, generator):
+    visit = sequences(3, 20, 4, 3, 5, 11 if n_slots == 11 else 5, generator)
     whole, n_locations = causal.quadratic(visit), 11
     tables = (
-        torch.full((3, n_locations), -1, dtype=torch.int32).numpy(),
+        torch.full((3, n_slots), -1, dtype=torch.int32).numpy(),
+        torch.full((3, n_locations), -5).numpy(),
         torch.zeros(3, dtype=torch.int64).numpy(),
         torch.full((3, n_locations, 5), torch.nan, dtype=torch.float64).numpy(),
         torch.full((3, n_locations), torch.nan, dtype=torch.float64).numpy(),
@@ -134,8 +136,88 @@ def test_tables_go_on_where_they_ended(generator):
     for name in ("sums", "masses", "dots"):
         found = torch.cat([getattr(part, name) for part in parts], 1)
         torch.testing.assert_close(found, getattr(whole, name))
-    touched = [len(w[p != 0].unique()) for w, p in zip(visit.written, visit.weights, strict=True)]
-    assert tables[1].tolist() == touched
+    for i in range(3):
+        touched = visit.written[i][visit.weights[i] != 0].unique()
+        assert tables[2][i] == len(touched)
+        assert sorted(tables[1][i, : len(touched)]) == touched.tolist()
+
+
+def all_passes(visit, rates, n_locations):
+    """Everything that the compiled loops give, and both derivatives."""
+    back = visit._replace(backwards=True)
+    given = (visit.read, visit.shares, visit.written, visit.weights * 0.4)
+    more = (rates, visit.amounts, n_locations)
+    corrected = causal_cpu.correct(*given, visit.values, *more)
+    to = (visit.probes, visit.probe_amounts)
+    derived = causal_cpu.correct_backward(*given, corrected[2], *more, *to)
+    visits = (*causal_cpu.visit(visit, n_locations), *causal_cpu.visit(back, n_locations))
+    plain = causal_ops._plain_backward(*given, visit.values, n_locations, *to)
+    return *visits, *corrected, *derived, *plain
+
+
+def spread(n, generator):
+    """So many locations of 2⁴⁰, each another."""
+    start, step = torch.randint(2**39, (2,), generator=generator).tolist()
+    return (start + torch.arange(n) * (2 * step + 1)) % 2**40
+
+
+def collided(n, generator, length, k):
+    """The same, all looking into one slot of the index that such a sequence has."""
+    drawn = torch.randint(2**40, (n * length * k * 4,), generator=generator).unique()
+    slots = lookups.slot(drawn, hashing.capacity(2**40, length * k))
+    return drawn[slots == slots.mode().values][:n]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_locations_among_very_many_give_the_same_bit_for_bit(size, dtype, generator):
+    visit = sequences(*size, generator, dtype)
+    rates = torch.rand(size[:2], dtype=dtype, generator=generator)
+    to = spread(size[-1], generator)
+    vast = visit._replace(written=to[visit.written], read=to[visit.read])
+    few, many = all_passes(visit, rates, size[-1]), all_passes(vast, rates, 2**40)
+    for one, other in zip(few, many, strict=True):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(causal.scan(vast), causal.scan(visit))
+    torch.testing.assert_close(
+        causal.scan(vast)[:2], few[:2], check_dtype=False, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_locations_that_collide_give_the_same_bit_for_bit(generator):
+    visit = sequences(3, 17, 4, 3, 5, 11, generator)
+    rates = torch.rand(3, 17, dtype=torch.float64, generator=generator)
+    to = collided(11, generator, 17, 4)
+    assert len(to) == 11
+    vast = visit._replace(written=to[visit.written], read=to[visit.read])
+    few, many = all_passes(visit, rates, 11), all_passes(vast, rates, 2**40)
+    for one, other in zip(few, many, strict=True):
+        assert torch.equal(one, other)
+        assert one.abs().max() > 0
+
+
+def test_gradients_among_very_many_locations(generator):
+    visit = sequences(2, 9, 3, 2, 4, 7, generator)
+    to = spread(7, generator)
+    rates = torch.rand(2, 9, dtype=torch.float64, generator=generator)
+    leaves = [x.requires_grad_() for x in (visit.shares, visit.weights, visit.values, rates)]
+
+    def run(shares, weights, values, rates):
+        given = (to[visit.read], shares, to[visit.written], weights, values)
+        plain = causal_ops.plain(*given, 2**40)
+        return *plain, *causal_ops.correcting(*given, rates, visit.amounts, 2**40)
+
+    assert gradcheck(run, leaves)
+
+
+def test_the_scan_tells_the_last_locations_and_tokens_apart():
+    """Locations near 2⁴⁰, which times a length of 2²² is still a number of 63 bits."""
+    times = torch.arange(2**22)
+    written = 2**40 - 1 - times % 2
+    order, start, end = causal._lookup(written[:, None], torch.full_like(times, 2**40 - 1)[:, None])
+    assert torch.equal(order, torch.cat([times[1::2], times[::2]]))  # those of the last come last
+    assert (start == 2**21).all()
+    assert torch.equal(end, 2**21 + 1 + times // 2)
 
 
 @pytest.mark.parametrize("n", [1, 13])

@@ -11,20 +11,26 @@ import torch
 
 from pentti import files, persistence
 from pentti.errors import ArgumentError, StoreError
+from pentti.kernels import hashing
 from pentti.nn import MemoryState, SequenceMemory
 
 SETTINGS = {"n_heads": 2, "n_locations": 25, "width": 3, "top_k": 2}
+VAST = 4096**2  # of which only touched locations are to cost anything
 FORMS = {
     "hebbian": {},
     "fading": {"decay": True},
     "delta": {"rule": "delta", "decay": True, "write_gate": True},
     "bounded": {"max_locations": 7},
+    "vast": {"n_locations": VAST},
+    "vast delta": {"n_locations": VAST, "rule": "delta", "decay": True},
+    "vast bounded": {"n_locations": VAST, "max_locations": 7},
 }
 
 
 def make(**settings):
     torch.manual_seed(3)
-    layer = SequenceMemory(6, 2, n_locations=25, top_k=2, address_dim=4, **settings)
+    sizes = {"n_locations": 25, "top_k": 2, "address_dim": 4}
+    layer = SequenceMemory(6, 2, **sizes | settings)
     return layer.double().requires_grad_(False)
 
 
@@ -35,6 +41,12 @@ def layer(request):
 
 def tokens(generator, length=11, batch=3):
     return torch.randn(batch, length, 6, dtype=torch.float64, generator=generator)
+
+
+def repeating(generator, length, n_words):
+    """Texts of few words: among very many locations, others hardly ever meet."""
+    words = torch.randn(n_words, 6, dtype=torch.float64, generator=generator)
+    return words[torch.randint(n_words, (3, length), generator=generator)]
 
 
 def written(layer, x):
@@ -90,8 +102,9 @@ def test_what_it_shows_are_copies(state):
     assert all(torch.equal(x, y) for x, y in zip(parts(state, 0), before, strict=True))
 
 
-def test_what_gradients_wrote_is_in_the_same_order(generator):
-    layer, x = make(), tokens(generator)
+@pytest.mark.parametrize("n_locations", [25, VAST])
+def test_what_gradients_wrote_is_in_the_same_order(n_locations, generator):
+    layer, x = make(n_locations=n_locations), tokens(generator)
     state = written(layer, x)
     is_close(written(layer.requires_grad_(), x).detach(), state)
 
@@ -196,11 +209,13 @@ def test_a_state_of_inference_mode_is_cleared(generator):
     assert (state.n_touched[1:] > 0).all()
 
 
+@pytest.mark.parametrize("n_locations", [25, VAST])
 @pytest.mark.parametrize("gradients", [False, True], ids=["in place", "with gradients"])
-def test_merged_states_are_one_call(gradients, generator):
+def test_merged_states_are_one_call(gradients, n_locations, generator):
     """Of writes that add up: it does not matter who wrote what, nor in which order."""
-    layer = make(shift=False).requires_grad_(gradients)
+    layer = make(shift=False, n_locations=n_locations).requires_grad_(gradients)
     x, y, more = (tokens(generator, length) for length in (11, 5, 4))
+    y[:, 1:3] = x[:, 1:3]  # so that both touch some locations
     whole = written(layer, torch.cat([x, y], 1))
     first, second = written(layer, x), written(layer, y)
     kept = second.clone()
@@ -246,12 +261,13 @@ def test_a_merged_state_keeps_to_its_bound(generator):
     assert merged.n_touched.min() > 3
 
 
+@pytest.mark.parametrize("far", [1, 2**37 - 1], ids=["direct", "hashed"])
 @pytest.mark.parametrize(("forget", "kept"), [("oldest", [4, 5, 6, 7]), ("least", [1, 5, 6, 7])])
-def test_the_oldest_or_the_least_goes_first(forget, kept):
+def test_the_oldest_or_the_least_goes_first(forget, kept, far):
     """Location 1 was written first, and most; of five, one is too many."""
-    state = MemoryState(2, 1, 9, 1, 1, max_locations=4, forget=forget)
+    state = MemoryState(2, 1, 8 * far, 1, 1, max_locations=4, forget=forget)
     for time, location in enumerate([1, 1, 1, 4, 5, 6, 7], start=1):
-        at = torch.tensor([location, 0]).view(2, 1, 1)
+        at = torch.tensor([location * far, 0]).view(2, 1, 1)
         wanted = torch.tensor([True, False]).view(2, 1, 1)
         state.touch(at, wanted)
         row = state.rows(at)[0, 0, 0]
@@ -259,11 +275,11 @@ def test_the_oldest_or_the_least_goes_first(forget, kept):
         state.contents[0, row] += 10.0 * location * weight
         state.evidence[0, row] += weight
         state.note(at, wanted, torch.full((2, 1), time))
-    assert state.locations(0, 0).tolist() == kept
+    assert state.locations(0, 0).tolist() == [k * far for k in kept]
     expected = {1: 30.0, 4: 20.0, 5: 50.0, 6: 60.0, 7: 70.0}
     assert state.table(0, 0)[0].flatten().tolist() == [expected[k] for k in kept]
     assert state.n_touched.tolist() == [[4], [0]]
-    forgotten = (({1, 4} - {*kept}).pop(), 0)
+    forgotten = (({1, 4} - {*kept}).pop() * far, 0)
     state.touch(torch.tensor(forgotten).view(2, 1, 1), torch.tensor([True, False]).view(2, 1, 1))
     again = state.locations(0, 0).tolist().index(forgotten[0])
     assert state.table(0, 0)[0][again] == 0  # what comes back starts anew
@@ -278,7 +294,8 @@ def test_what_was_forgotten_is_as_if_never_written(generator):
         assert not here.all()
         for one, other in zip(state.table(b, h), whole.table(b, h), strict=True):
             assert torch.equal(one, other[here])
-        rows = whole.place[2 * b + h, whole.locations(b, h)[~here]].long()
+        gone = torch.isin(whole.keys[2 * b + h], whole.locations(b, h)[~here])
+        rows = (gone & whole._held()[2 * b + h]).nonzero()[:, 0]
         whole.contents[2 * b + h, rows] = 0
         whole.evidence[2 * b + h, rows] = 0
     torch.testing.assert_close(layer(more, state).output, free(more, whole).output)
@@ -337,6 +354,95 @@ def test_a_file_holds_the_touched_locations_only(generator, tmp_path):
     assert state.size_bytes > 4 * 65536 + state.touched_bytes - 4 * int(state.n_touched.sum())
 
 
+def test_of_very_many_locations_a_few_cost_little(generator, tmp_path):
+    """Of 2⁴⁰ locations, ten in each of four heads; a saved key takes 8 bytes then."""
+    state = MemoryState(2, 2, 2**40, 8, 1)
+    assert state.size_bytes < 500
+    at = torch.randint(2**40, (4, 10, 1), generator=generator)
+    at[:, 0] = 2**40 - 1
+    state.touch(at, torch.ones_like(at, dtype=torch.bool))
+    state.contents.normal_(generator=generator)
+    assert state.n_touched.tolist() == [[10, 10], [10, 10]]
+    assert state.touched_bytes == 40 * (9 * 4 + 16)
+    assert state.size_bytes < 2 * state.touched_bytes + 500
+    assert state.fullness.max() == pytest.approx(10 / 2**40)
+    state.save(tmp_path / "state")
+    again = MemoryState.load(tmp_path / "state")
+    assert again.locations(1, 1).tolist() == sorted(at[3, :, 0].tolist())
+    is_same(again, state)
+    state.clear()
+    assert state.size_bytes < 2 * 40 * (9 * 4 + 16) + 500
+    assert not state.n_touched.any()
+    assert (state.rows(at) == -1).all()
+
+
+@pytest.mark.parametrize("form", ["vast", "vast delta"])
+def test_a_vast_table_grows_token_by_token(form, generator):
+    layer, x = make(**FORMS[form]), repeating(generator, 90, 60)
+    state, whole, rooms = layer.new_cache(3), layer(x), set()
+    assert (whole.output != 0).any(-1).double().mean() > 0.3
+    for t in range(90):
+        found = layer(x[:, t : t + 1], state)
+        torch.testing.assert_close(found.output, whole.output[:, t : t + 1])
+        rooms.add((state.room, state.index.shape[1]))
+    assert len(rooms) > 4
+    assert all(n_slots == 2 * room for room, n_slots in rooms)
+    locations, _, _ = layer.decoder.nearest(layer.address(x))
+    for b, h in itertools.product(range(3), range(2)):
+        expected = locations[b, :-1, h].unique()  # a token writes where the one before it points
+        assert torch.equal(state.locations(b, h), expected)
+        assert state.n_touched[b, h] == len(expected) > 50
+
+
+def test_an_index_becomes_direct_as_a_table_fills(generator, monkeypatch):
+    monkeypatch.setattr(hashing, "_SMALL", 0)
+    layer, free = make(), make()
+    state, x = layer.new_cache(3), tokens(generator, 20)
+    kinds = []
+    for t in range(20):
+        layer(x[:, t : t + 1], state)
+        kinds.append(state.index.shape[1])
+    assert kinds[0] < 25 == kinds[-1]
+    is_close(state, written(free, x))
+
+
+@pytest.mark.parametrize("form", ["vast", "vast delta"])
+def test_gradients_go_through_a_vast_state(form, generator):
+    layer, x = make(**FORMS[form]).requires_grad_(), repeating(generator, 11, 5).requires_grad_()
+    leaves, state = [x, *layer.parameters()], layer.new_cache(3)
+    parts = [layer(part, state).output for part in x.split([1, 4, 6], 1)]
+    whole = layer(x).output
+    weights = torch.randn(whole.shape, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(torch.cat(parts, 1), whole)
+    found, expected = (
+        torch.autograd.grad((out * weights).sum(), leaves, allow_unused=True)
+        for out in (torch.cat(parts, 1), whole)
+    )
+    torch.testing.assert_close(found, expected)
+    assert expected[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("gradients", [False, True], ids=["in place", "with gradients"])
+def test_a_bounded_vast_state_goes_on(gradients, generator):
+    """What is kept is found again after each forgetting, in the loops and in torch alike."""
+    layer = make(**FORMS["vast bounded"]).requires_grad_(gradients)
+    x = repeating(generator, 40, 9)
+    state = layer.new_cache(3)
+    for t in range(0, 40, 2):
+        layer(x[:, t : t + 2], state)
+        state.detach()
+        assert state.n_touched.max() <= 7
+        for b, h in itertools.product(range(3), range(2)):
+            keys = state.locations(b, h)
+            sought = torch.zeros(6, len(keys), dtype=torch.int64)
+            sought[2 * b + h] = keys
+            rows = state.rows(sought)[2 * b + h]
+            assert torch.equal(state.keys[2 * b + h, rows], keys)
+            assert torch.equal(state.evidence[2 * b + h, rows], state.table(b, h)[1])
+            assert (state.table(b, h)[1] > 0).all()
+        assert ((state.index >= 0).sum(1) == state.used).all()
+
+
 def refuses(path, message):
     with pytest.raises(StoreError, match=message):
         MemoryState.load(path)
@@ -386,12 +492,23 @@ def test_a_damaged_file_is_told(state, tmp_path):
         lambda _, tensors: tensors.update(used=tensors["used"] + 100),
         lambda _, tensors: tensors.update(keys=tensors["keys"] + 25),
         lambda _, tensors: tensors.update(keys=tensors["keys"] - 1000),
+        lambda _, tensors: tensors.update(keys=tensors["keys"].long()),
+        lambda _, tensors: tensors["keys"][:2].fill_(7),
+        lambda _, tensors: tensors["used"].sub_(1),
+        lambda _, tensors: tensors["used"][:2].add_(torch.tensor([1, -1])),
+        lambda _, tensors: tensors["used"][:2].add_(torch.tensor([2**62, -(2**62)])),
+        lambda _, tensors: tensors.update(used=tensors["used"][:-1]),
+        lambda _, tensors: tensors.update(stamps=tensors["stamps"][:1]),
+        lambda _, tensors: tensors.update(evidence=tensors["evidence"].float()),
+        lambda _, tensors: tensors["last_locations"][0, 0].fill_(25),
+        lambda _, tensors: tensors["last_locations"][0, 0].fill_(-1),
     ],
 )
 def test_settings_that_do_not_fit_the_tensors_are_refused(change, generator, tmp_path):
     path = tmp_path / "state"
     written(make(), tokens(generator)).save(path)
     config, tensors = persistence.load_tensors(path, "sequence memory")
+    assert tensors["keys"].dtype == torch.int32
     change(config, tensors)
     persistence.save_tensors(path, "sequence memory", config, tensors)
     refuses(path, "cannot read .*: it is damaged, or not a pentti file")
@@ -445,7 +562,8 @@ def test_repr_says_how_full_it_is(generator):
     [
         ({"batch": -1}, "MemoryState: `batch` must be at least 0, got -1"),
         ({"n_heads": 0}, "`n_heads` must be at least 1, got 0"),
-        ({"n_locations": 0}, r"`n_locations` must be in \[1, 2147483647\], got 0"),
+        ({"n_locations": 0}, r"`n_locations` must be in \[1, 1099511627776\], got 0"),
+        ({"n_locations": 2**40 + 1}, r"must be in \[1, 1099511627776\], got 1099511627777"),
         ({"width": 0}, "`width` must be at least 1, got 0"),
         ({"top_k": 26}, r"`top_k` must be in \[1, 25\], got 26"),
         ({"max_locations": 1}, "`max_locations` must be at least 2, got 1"),

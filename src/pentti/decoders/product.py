@@ -203,7 +203,7 @@ def codebook_size(where: str, n_locations: object, n_codebooks: int) -> int:
     """
     m = checks.count(where, "n_locations", n_locations)
     checks.integer(where, "n_locations", m, 1, 2**62 - 1)
-    n = round(m ** (1 / n_codebooks))
+    n: int = round(m ** (1 / n_codebooks))
     n += (n + 1) ** n_codebooks <= m
     n -= n**n_codebooks > m
     if n**n_codebooks != m:

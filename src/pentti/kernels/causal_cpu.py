@@ -10,15 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pentti.kernels import visits
+from pentti.kernels import hashing, visits
 from pentti.kernels.causal import Visit, Visited
 from pentti.kernels.threads import over_ranges
 
 __all__ = ["Tables", "run", "visit"]
 
 Array = npt.NDArray[Any]
-Tables = tuple[Array, Array, Array, Array]
-"""place (T, M), used (T,), contents (T, room, D) and evidence (T, room); see `visits`."""
+Tables = tuple[Array, Array, Array, Array, Array]
+"""index (T, slots), keys (T, room), used (T,), contents (T, room, D) and evidence (T, room); see
+`hashing` and `visits`."""
 
 _WORK = 1 << 16  # numbers moved from which threads are worth waking
 _SHARES = 4  # for each thread
@@ -68,7 +69,7 @@ def run(
     """Call a loop of `visits` on shares of the sequences.
 
     Args:
-        loop: Takes tables, whether they are fresh, a range, and the rest.
+        loop: Takes tables, whether they are direct and fresh, a range, and the rest.
         written: Locations, (N, L, K).
         like: An array of the type and width of the contents.
         n_locations: M.
@@ -78,20 +79,23 @@ def run(
     """
     n, length, k = written.shape
     room = min(n_locations, length * k if touched is None else touched)
+    n_slots = hashing.capacity(n_locations, room) if tables is None else tables[0].shape[1]
+    direct = n_slots >= n_locations
 
     def share(low: int, high: int) -> None:
-        own = _empty(n_locations, room, like) if tables is None else tables
-        loop(own, tables is None, low, high, written, *rest)
+        own = _empty(n_slots, room, like) if tables is None else tables
+        loop(own, direct, tables is None, low, high, written, *rest)
 
-    n_shares = _SHARES if tables is not None or n_locations < like[:1].size else 1
+    n_shares = _SHARES if tables is not None or n_slots < like[:1].size else 1
     if n:
         over_ranges(share, n, like.size * k >= _WORK, n_shares=n_shares)
 
 
-def _empty(n_locations: int, room: int, like: Array) -> Tables:
-    place = np.full((1, n_locations), -1, dtype=np.int32)
+def _empty(n_slots: int, room: int, like: Array) -> Tables:
+    index = np.full((1, n_slots), -1, dtype=np.int32)
+    keys, used = np.empty((1, room), dtype=np.int64), np.zeros(1, dtype=np.int64)
     contents = np.empty((1, room, like.shape[-1]), dtype=like.dtype)
-    return place, np.zeros(1, dtype=np.int64), contents, np.empty((1, room), dtype=like.dtype)
+    return index, keys, used, contents, np.empty((1, room), dtype=like.dtype)
 
 
 def _array(x: Tensor) -> Array:

@@ -1,26 +1,37 @@
 """Compiled loops of the sequence memory: a table that a sequence writes and reads as it goes.
 
-A table is (place, used, contents, evidence): the row of each location or −1, how many rows there
-are, and what was added to each row. Only touched locations have one. `tables` holds one for each
-sequence; or, where they are `fresh`, a single one that is empty before each sequence and after it.
+A table is (direct, index, keys, used, contents, evidence): how to find the row of a location (see
+`hashing`), the location of each row, how many rows there are, and what was added to each. Only
+touched locations have one. `tables` holds all but `direct` for each sequence; or, where they are
+`fresh`, for a single table that is empty before each sequence and after it.
 """
 
 import numpy as np
 
 from pentti.kernels.compiling import compiled, reassociating
+from pentti.kernels.lookups import slot_of
 
 __all__ = ["correct", "correct_backward", "correct_probes", "visit"]
 
 
 @compiled
+def _slot_of(location, table):
+    """Where the index has a location's row, or is free for it."""
+    direct, index, keys, _, _, _ = table
+    return location if direct else slot_of(location, index, keys)
+
+
+@compiled
 def _row_of(location, table):
     """The row of a location; a new one, all zero, if there was none."""
-    place, used, contents, evidence = table
-    row = place[location]
+    _, index, keys, used, contents, evidence = table
+    at = _slot_of(location, table)
+    row = index[at]
     if row < 0:
         row = used[0]
         used[0] += 1
-        place[location] = row
+        index[at] = row
+        keys[row] = location
         contents[row, :] = 0
         evidence[row] = 0
     return row
@@ -41,25 +52,27 @@ def _dot(one, other):
 
 
 @compiled
-def _table(tables, n, fresh):
-    place, used, contents, evidence = tables
+def _table(tables, direct, n, fresh):
+    index, keys, used, contents, evidence = tables
     i = 0 if fresh else n
-    return place[i], used[i : i + 1], contents[i], evidence[i]
+    return direct, index[i], keys[i], used[i : i + 1], contents[i], evidence[i]
 
 
 @compiled
-def _forget(locations, table):
-    """Empty a table of the locations that a sequence has used."""
-    place, used, _, _ = table
+def _forget(table):
+    """Empty a table, at a cost of what a sequence has used."""
+    direct, index, keys, used, _, _ = table
+    if direct:
+        for row in range(used[0]):
+            index[keys[row]] = -1
+    else:
+        index[:] = -1
     used[0] = 0
-    for t in range(locations.shape[0]):
-        for k in range(locations.shape[1]):
-            place[locations[t, k]] = -1
 
 
 @compiled
 def visit(
-    tables, fresh, low, high, written, weights, values, amounts, read, shares, probes,
+    tables, direct, fresh, low, high, written, weights, values, amounts, read, shares, probes,
     probe_amounts, backwards, sums, masses, dots,
 ):  # fmt: skip
     """Go through a range of sequences, backwards or not: at each token write, then read.
@@ -70,7 +83,7 @@ def visit(
     """
     one = weights.dtype.type(1)
     for n in range(low, high):
-        table = _table(tables, n, fresh)
+        table = _table(tables, direct, n, fresh)
         for step in range(values.shape[1]):
             t = values.shape[1] - 1 - step if backwards else step
             _write(table, written[n, t], weights[n, t], one, values[n, t], amounts[n, t])
@@ -79,12 +92,12 @@ def visit(
             if len(dots):
                 _probe(table, read[n, t], probes[n, t], probe_amounts[n, t], dots[n, t])
         if fresh:
-            _forget(written[n], table)
+            _forget(table)
 
 
 @compiled
 def _write(table, locations, weights, rate, value, amount):
-    _, _, contents, evidence = table
+    _, _, _, _, contents, evidence = table
     for k in range(len(locations)):
         if weights[k] != 0:
             row = _row_of(locations[k], table)
@@ -95,11 +108,11 @@ def _write(table, locations, weights, rate, value, amount):
 @compiled
 def _read(table, locations, shares, total):
     """The sum of the contents, and what it gives: that of the evidence."""
-    place, _, contents, evidence = table
+    _, index, _, _, contents, evidence = table
     total[:] = 0
     mass = evidence.dtype.type(0)
     for k in range(len(locations)):
-        row = place[locations[k]]
+        row = index[_slot_of(locations[k], table)]
         if row >= 0 and shares[k] != 0:
             _add(total, shares[k], contents[row])
             mass += shares[k] * evidence[row]
@@ -108,9 +121,9 @@ def _read(table, locations, shares, total):
 
 @compiled
 def _probe(table, locations, probe, amount, dots):
-    place, _, contents, evidence = table
+    _, index, _, _, contents, evidence = table
     for k in range(len(locations)):
-        row = place[locations[k]]
+        row = index[_slot_of(locations[k], table)]
         dots[k] = 0
         if row >= 0:
             dots[k] = _dot(contents[row], probe) + evidence[row] * amount
@@ -118,15 +131,15 @@ def _probe(table, locations, probe, amount, dots):
 
 @compiled
 def correct(
-    tables, fresh, low, high, written, weights, values, rates, amounts, read, shares, faults,
-    sums, masses,
+    tables, direct, fresh, low, high, written, weights, values, rates, amounts, read, shares,
+    faults, sums, masses,
 ):  # fmt: skip
     """The same, but what is written is the value less what its locations give, times a rate.
 
     `faults` are the values less what was there.
     """
     for n in range(low, high):
-        table = _table(tables, n, fresh)
+        table = _table(tables, direct, n, fresh)
         for t in range(values.shape[1]):
             _read(table, written[n, t], weights[n, t], faults[n, t])
             for d in range(values.shape[2]):
@@ -134,13 +147,13 @@ def correct(
             _write(table, written[n, t], weights[n, t], rates[n, t], faults[n, t], amounts[n, t])
             masses[n, t] = _read(table, read[n, t], shares[n, t], sums[n, t])
         if fresh:
-            _forget(written[n], table)
+            _forget(table)
 
 
 @compiled
 def correct_backward(
-    tables, fresh, low, high, written, weights, rates, amounts, faults, read, shares, to_sums,
-    to_masses, to_values, to_rates, to_weights, to_found,
+    tables, direct, fresh, low, high, written, weights, rates, amounts, faults, read, shares,
+    to_sums, to_masses, to_values, to_rates, to_weights, to_found,
 ):  # fmt: skip
     """Backwards through `correct`, with a table of the derivatives of the contents.
 
@@ -148,7 +161,7 @@ def correct_backward(
     """
     one, nothing = faults.dtype.type(1), faults.dtype.type(0)
     for n in range(low, high):
-        table = _table(tables, n, fresh)
+        table = _table(tables, direct, n, fresh)
         for step in range(faults.shape[1]):
             t = faults.shape[1] - 1 - step
             _write(table, read[n, t], shares[n, t], one, to_sums[n, t], to_masses[n, t])
@@ -159,22 +172,21 @@ def correct_backward(
             for d in range(faults.shape[2]):
                 to_values[n, t, d] *= rates[n, t]
                 to_found[n, t, d] = -to_values[n, t, d]
-            place, _, _, evidence = table
+            _, index, _, _, _, evidence = table
             for k in range(written.shape[2]):
-                row = place[written[n, t, k]]
+                row = index[_slot_of(written[n, t, k], table)]
                 to_weights[n, t, k] *= rates[n, t]
                 if row >= 0:
                     to_weights[n, t, k] += evidence[row] * amounts[n, t]
             _write(table, written[n, t], weights[n, t], one, to_found[n, t], nothing)
         if fresh:
-            _forget(written[n], table)
-            _forget(read[n], table)
+            _forget(table)
 
 
 @compiled
 def correct_probes(
-    tables, fresh, low, high, written, weights, rates, amounts, faults, to_found, read, to_sums,
-    to_masses, to_weights, to_shares,
+    tables, direct, fresh, low, high, written, weights, rates, amounts, faults, to_found, read,
+    to_sums, to_masses, to_weights, to_shares,
 ):  # fmt: skip
     """Forwards through `correct` once more, for the derivatives that need the contents.
 
@@ -182,7 +194,7 @@ def correct_probes(
     """
     found, nothing = np.empty(written.shape[2], dtype=faults.dtype), faults.dtype.type(0)
     for n in range(low, high):
-        table = _table(tables, n, fresh)
+        table = _table(tables, direct, n, fresh)
         for t in range(faults.shape[1]):
             _probe(table, written[n, t], to_found[n, t], nothing, found)
             for k in range(len(found)):
@@ -190,4 +202,4 @@ def correct_probes(
             _write(table, written[n, t], weights[n, t], rates[n, t], faults[n, t], amounts[n, t])
             _probe(table, read[n, t], to_sums[n, t], to_masses[n, t], to_shares[n, t])
         if fresh:
-            _forget(written[n], table)
+            _forget(table)

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from pentti import checks
 from pentti.errors import StoreError
+from pentti.kernels import hashing
+from pentti.nn.packing import check_packed, key_type
 from pentti.persistence import load_tensors, save_tensors
 
 __all__ = ["MemoryState"]
 
 _KIND = "sequence memory"
 _SETTINGS = ("n_heads", "n_locations", "width", "top_k", "max_locations", "forget")
-_KEY_BYTES, _STAMP_BYTES = 4, 8
+_STAMP_BYTES = 8
 FORGET = ("oldest", "least")
 """What goes first where room is bounded: what was written longest ago, or least."""
 
@@ -25,13 +27,14 @@ FORGET = ("oldest", "least")
 class MemoryState:
     """What a `SequenceMemory` has written for a batch of sequences.
 
-    It holds the locations that were touched, and no others. The layer changes it in place and
-    gives it back; `clone` it to keep what it was.
+    It holds the locations that were touched, and no others: however many there are, memory and
+    time go by those. The layer changes it in place and gives it back; `clone` it to keep what it
+    was.
 
     Args:
         batch: Number of sequences, or users, B.
         n_heads: Heads, H.
-        n_locations: Hard locations of each head, M.
+        n_locations: Hard locations of each head, M, at most 2^40.
         width: Width of a head's values, D.
         top_k: Locations that a head activates, K.
         max_locations: Most touched locations that a head keeps; None for as many as are touched.
@@ -70,7 +73,7 @@ class MemoryState:
         where = "MemoryState"
         self.batch = checks.integer(where, "batch", batch, 0)
         self.n_heads = checks.count(where, "n_heads", n_heads)
-        self.n_locations = checks.integer(where, "n_locations", n_locations, 1, 2**31 - 1)
+        self.n_locations = checks.integer(where, "n_locations", n_locations, 1, hashing.MOST)
         self.width = checks.count(where, "width", width)
         self.top_k = checks.integer(where, "top_k", top_k, 1, self.n_locations)
         if max_locations is not None:
@@ -84,7 +87,11 @@ class MemoryState:
         self.n_tokens = torch.zeros(self.batch, dtype=torch.int64, device=device)
         """How many tokens each sequence has had, int64 (B,)."""
         self.used = torch.zeros(n, dtype=torch.int64, device=device)
-        self.place = torch.full((n, self.n_locations), -1, dtype=torch.int32, device=device)
+        self.keys = torch.zeros((n, 0), dtype=torch.int64, device=device)
+        """The location of each row of the tables, int64 (B · H, room)."""
+        n_slots = hashing.capacity(self.n_locations, 0)
+        self.index = torch.full((n, n_slots), -1, dtype=torch.int32, device=device)
+        """How the row of a location is found, int32 (B · H, slots)."""
         self.contents = torch.zeros((n, 0, self.width), dtype=dtype, device=device)
         self.evidence = torch.zeros((n, 0), dtype=dtype, device=device)
         self.stamps = torch.zeros((n, 0), dtype=torch.int64, device=device)
@@ -121,14 +128,14 @@ class MemoryState:
 
     @property
     def size_bytes(self) -> int:
-        """Memory held, spare room and the table of places included."""
+        """Memory held, spare room and the index included."""
         return sum(x.numel() * x.element_size() for x in _tensors(self).values())
 
     @property
     def touched_bytes(self) -> int:
-        """Memory that the touched locations need: nearly all that a saved state takes."""
-        row = self.contents.element_size() * (self.width + 1) + _KEY_BYTES + _STAMP_BYTES
-        return int(self.used.sum()) * row
+        """What touched locations take without an index: nearly all that a saved state takes."""
+        row = self.contents.element_size() * (self.width + 1) + _STAMP_BYTES
+        return int(self.used.sum()) * (row + key_type(self.n_locations).itemsize)
 
     def locations(self, sequence: int, head: int) -> Tensor:
         """Which locations of a head hold something, ascending.
@@ -144,7 +151,7 @@ class MemoryState:
             ArgumentError: if there is no such sequence or head.
         """
         n = self._row("locations", sequence, head)
-        return (self.place[n] >= 0).nonzero()[:, 0]
+        return self.keys[n, : int(self.used[n])].sort().values
 
     def table(self, sequence: int, head: int) -> tuple[Tensor, Tensor]:
         """Contents and evidence of the touched locations of a head, in the order of `locations`.
@@ -160,7 +167,7 @@ class MemoryState:
             ArgumentError: if there is no such sequence or head.
         """
         n, scale = self._row("table", sequence, head), self._left[:, None]
-        rows = self.place[n, self.locations(sequence, head)].long()
+        rows = self.keys[n, : int(self.used[n])].argsort()
         return self.contents[n, rows] * scale[n], self.evidence[n, rows] * scale[n]
 
     def reserve(self, room: int) -> None:
@@ -184,8 +191,9 @@ class MemoryState:
         Returns:
             int64 tensor of the same shape.
         """
-        flat = locations.flatten(1)
-        return self.place.gather(1, flat).view(locations.shape).long()
+        owners, flat = _owners(locations), locations.flatten()
+        found = hashing.find(self.index, self.keys, self.n_locations, owners, flat)
+        return found.view(locations.shape)
 
     def touch(self, locations: Tensor, wanted: Tensor) -> None:
         """Give a row to each location that is written for the first time.
@@ -194,20 +202,20 @@ class MemoryState:
             locations: int64 (B · H, …).
             wanted: Which of them are written, of the same shape.
         """
-        n = torch.arange(len(locations), device=self.device).repeat_interleave(
-            locations[:1].numel()
-        )
-        flat, kept = locations.flatten(), wanted.flatten()
-        keys = (n[kept] * self.n_locations + flat[kept]).unique()
-        keys = keys[self.place.flatten()[keys] < 0]
-        owner = keys // self.n_locations
-        counts = torch.bincount(owner, minlength=len(self.used))
-        first = counts.cumsum(0) - counts
-        rank = torch.arange(len(keys), device=self.device) - first[owner]
-        self.place.view(-1)[keys] = (self.used[owner] + rank).int()
-        self.used = self.used + counts
+        kept = wanted.flatten()
+        both = _owners(locations)[kept] * self.n_locations + locations.flatten()[kept]
+        both = both.unique()
+        owners, new = both // self.n_locations, both % self.n_locations
+        is_new = hashing.find(self.index, self.keys, self.n_locations, owners, new) < 0
+        owners, new = owners[is_new], new[is_new]
+        counts = torch.bincount(owners, minlength=len(self.used))
+        first = self.used - (counts.cumsum(0) - counts)
+        rows = torch.arange(len(new), device=self.device) + first[owners]
         if len(self.used):
-            self.reserve(int(self.used.max()))
+            self.reserve(int((self.used + counts).max()))
+        self.keys[owners, rows] = new
+        hashing.insert(self.index, self.n_locations, owners, new, rows)
+        self.used = self.used + counts
 
     def note(self, locations: Tensor, wanted: Tensor, times: Tensor) -> None:
         """Note when locations were written, and forget some where there are too many.
@@ -240,11 +248,9 @@ class MemoryState:
             new = torch.zeros_like(old[full])
             new[:, :n_kept] = old[full[:, None], kept]
             setattr(self, name, _replaced(old, full, new))
-        to = torch.arange(n_kept, dtype=torch.int32, device=self.device).expand_as(kept)
-        moved = torch.full_like(worth, -1, dtype=torch.int32).scatter_(1, kept, to)
-        before = self.place[full].long()
-        self.place[full] = torch.where(before < 0, -1, moved.gather(1, before.clamp_min(0)))
         self.used[full] = n_kept
+        index = hashing.build(self.keys[full], self.used[full], self.n_locations)
+        self.index = _replaced(self.index, full, index)
 
     def rescale(self) -> None:
         """Multiply the contents with what decay has left of them, so that numbers stay in range."""
@@ -297,7 +303,7 @@ class MemoryState:
         chosen = torch.arange(low, high, device=self.device)
         heads = torch.arange(low * self.n_heads, high * self.n_heads, device=self.device)
         for name, tensor in _tensors(self).items():
-            rows, empty = chosen if name in _BATCHED else heads, -1 if name == "place" else 0
+            rows, empty = chosen if name in _BATCHED else heads, -1 if name == "index" else 0
             setattr(self, name, _replaced(tensor, rows, torch.full_like(tensor[rows], empty)))
 
     def select(self, sequences: Sequence[int] | Tensor) -> MemoryState:
@@ -368,11 +374,11 @@ class MemoryState:
         if other.batch != self.batch:
             checks.reject(where, "other", f"have a batch of {self.batch}", other.batch)
         self.rescale()
-        held, keys = other._held(), other._keys()
-        self.touch(keys, held)
+        held = other._held()
+        self.touch(other.keys, held)
         if self.room:
             left = torch.where(held, other._left[:, None], 0)
-            rows = self.rows(keys).clamp_min(0)
+            rows = self.rows(other.keys).clamp_min(0)
             wide = rows[..., None].expand_as(other.contents)
             self.contents = self.contents.scatter_add(1, wide, other.contents * left[..., None])
             self.evidence = self.evidence.scatter_add(1, rows, other.evidence * left)
@@ -405,7 +411,7 @@ class MemoryState:
         held = self._held()
         tensors = {name: getattr(self, name) for name in (*_BATCHED, "used", "scale")}
         tensors |= {name: getattr(self, name)[held] for name in _TABLES}
-        tensors["keys"] = self._keys()[held].int()
+        tensors["keys"] = tensors["keys"].to(key_type(self.n_locations))
         return {name: getattr(self, name) for name in _SETTINGS}, tensors
 
     @classmethod
@@ -439,20 +445,20 @@ class MemoryState:
             A new state, on the CPU.
 
         Raises:
-            ValueError: if a tensor has another shape than the settings ask for.
+            ValueError: if a tensor is not what the settings ask for.
         """
-        batch, used = len(tensors["n_tokens"]), tensors["used"]
-        state = cls(batch, **settings, dtype=tensors["contents"].dtype)
-        for name in (*_BATCHED, "used", "scale"):
-            if tensors[name].shape != getattr(state, name).shape:
-                raise ValueError(name)
-            setattr(state, name, tensors[name])
-        state.reserve(int(used.max()) if len(used) else 0)
+        state = cls(len(tensors["n_tokens"]), **settings, dtype=tensors["contents"].dtype)
+        empty = {name: x for name, x in _tensors(state).items() if name != "index"}
+        check_packed(tensors, empty, _TABLES, state.n_locations)
+        used = tensors["used"]
+        if len(used):
+            state.reserve(int(used.max()))
+        vars(state).update({name: tensors[name] for name in empty if name not in _TABLES})
         held = state._held()
-        heads, rows = held.nonzero(as_tuple=True)
-        state.place[heads, tensors["keys"].long()] = rows.int()
         for name in _TABLES:
-            getattr(state, name)[held] = tensors[name]
+            table = getattr(state, name)
+            table[held] = tensors[name].to(table.dtype)
+        state.index = hashing.build(state.keys, used, state.n_locations)
         return state
 
     def check_like(self, where: str, argument: str, other: Any) -> None:
@@ -488,13 +494,6 @@ class MemoryState:
         """Which rows of the tables are in use, (B · H, room)."""
         return torch.arange(self.room, device=self.device) < self.used[:, None]
 
-    def _keys(self) -> Tensor:
-        """The location of each row in use, int64 (B · H, room)."""
-        heads, keys = (self.place >= 0).nonzero(as_tuple=True)
-        of_row = self.place.new_zeros((len(self.used), self.room), dtype=torch.int64)
-        of_row[heads, self.place[heads, keys].long()] = keys
-        return of_row
-
     def __repr__(self) -> str:
         """Its size, and how full it is."""
         return (
@@ -503,7 +502,7 @@ class MemoryState:
         )
 
 
-_TABLES = ("contents", "evidence", "stamps")
+_TABLES = ("keys", "contents", "evidence", "stamps")
 _BATCHED = ("n_tokens", "last_locations", "last_weights")
 
 
@@ -526,6 +525,8 @@ def _widened(state: MemoryState, room: int) -> MemoryState:
         old = getattr(state, name)
         wider[name] = old.new_zeros((old.shape[0], room, *old.shape[2:]))
         wider[name][:, : old.shape[1]] = old
+    if hashing.capacity(state.n_locations, room) != state.index.shape[1]:
+        wider["index"] = hashing.build(wider["keys"], state.used, state.n_locations)
     return _with(state, wider)
 
 
@@ -534,3 +535,9 @@ def _replaced(old: Tensor, at: Tensor, new: Tensor) -> Tensor:
     if old.requires_grad or old.is_inference():
         return old.index_copy(0, at, new)
     return old.index_copy_(0, at, new)
+
+
+def _owners(locations: Tensor) -> Tensor:
+    """Of which head each location is, int64 (n,)."""
+    heads = torch.arange(len(locations), device=locations.device)
+    return heads.repeat_interleave(locations[:1].numel())

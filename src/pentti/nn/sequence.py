@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pentti import checks
 from pentti.decoders import ProductKeys
+from pentti.decoders.product import checked_codebooks
 from pentti.nn.local.base import check_mask
 from pentti.nn.memory_state import MemoryState
 from pentti.nn.sdm import implied_beta
@@ -64,11 +65,13 @@ class SequenceMemory(nn.Module):
     Args:
         dim: Width of a token, D.
         n_heads: Heads, each with addresses and a memory of its own, H; they share the width.
-        n_locations: Hard locations of each head, M, a square; unless given, the first with
-            room for `max_length` tokens at `top_k` each.
+        n_locations: Hard locations of each head, M, a power of `n_codebooks`; unless given, the
+            first with room for `max_length` tokens at `top_k` each.
         max_length: Longest context that is expected; longer ones work, and match less well.
         top_k: Hard locations that a head activates, K. With one alone addresses do not learn.
         address_dim: Components of a head's address; the width of its values unless given.
+        n_codebooks: Codebooks of a head's addresses, 2 or 4, say: the more, the more alike two
+            addresses must be to share a location, and the fewer chance overlaps there are.
         shift: Whether a value is written at the address before it. Otherwise at its own, and each
             token sees itself: for values and addresses that are paired token by token.
         rule: "hebbian", or "delta": a write corrects what its address gave until now.
@@ -106,6 +109,7 @@ class SequenceMemory(nn.Module):
         max_length: int = 8192,
         top_k: int = 8,
         address_dim: int | None = None,
+        n_codebooks: int = 2,
         shift: bool = True,
         rule: str = "hebbian",
         decay: bool = False,
@@ -126,8 +130,9 @@ class SequenceMemory(nn.Module):
         self.width = self.dim // self.n_heads
         top_k = checks.count(where, "top_k", top_k)
         max_length = checks.count(where, "max_length", max_length)
+        n_codebooks = checked_codebooks(where, n_codebooks)
         if n_locations is None:
-            n_locations = (math.isqrt(max_length * top_k - 1) + 1) ** 2
+            n_locations = _root_up(max_length * top_k, n_codebooks) ** n_codebooks
         part = (
             self.width if address_dim is None else checks.count(where, "address_dim", address_dim)
         )
@@ -390,3 +395,11 @@ class SequenceMemory(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
         return f"dim={self.dim}, n_heads={self.n_heads}, shift={self.shift}, rule={self.rule!r}"
+
+
+def _root_up(n: int, degree: int) -> int:
+    """The least whole number whose power is n at least."""
+    root = max(1, int(n ** (1 / degree)) - 1)
+    while root**degree < n:
+        root += 1
+    return root

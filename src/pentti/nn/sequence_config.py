@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from pentti import checks
+from pentti.decoders.product import checked_codebooks, codebook_size
 from pentti.nn.memory_state import FORGET
 from pentti.nn.sequence import RULES
 
@@ -20,10 +20,12 @@ class SequenceConfig:
 
     Attributes:
         n_heads: Heads of each memory; those of the model's attention unless given.
-        n_locations: Hard locations of each head, M, a square; as `max_length` needs unless given.
+        n_locations: Hard locations of each head, M, a power of `n_codebooks`; as `max_length` needs
+            unless given.
         max_length: Longest context that is expected; longer ones work, and match less well.
         top_k: Hard locations that a head activates, K.
         address_dim: Components of a head's address; the width of its values unless given.
+        n_codebooks: Codebooks of a head's addresses, a power of two.
         shift: Whether a value is written at the address before it.
         rule: "hebbian" adds; "delta" corrects what the address gave until now.
         decay: Whether what was written fades, at a rate that each head learns.
@@ -48,6 +50,7 @@ class SequenceConfig:
     max_length: int = 8192
     top_k: int = 8
     address_dim: int | None = None
+    n_codebooks: int = 2
     shift: bool = True
     rule: str = "hebbian"
     decay: bool = False
@@ -59,6 +62,7 @@ class SequenceConfig:
         where = type(self).__name__
         for name in ("max_length", "top_k"):
             self._set(name, checks.count(where, name, getattr(self, name)))
+        self._set("n_codebooks", checked_codebooks(where, self.n_codebooks))
         for name in ("n_heads", "n_locations", "address_dim", "max_locations"):
             if getattr(self, name) is not None:
                 self._set(name, checks.count(where, name, getattr(self, name)))
@@ -67,8 +71,7 @@ class SequenceConfig:
         checks.one_of(where, "rule", self.rule, RULES)
         checks.one_of(where, "forget", self.forget, FORGET)
         if self.n_locations is not None:
-            if math.isqrt(self.n_locations) ** 2 != self.n_locations:
-                checks.reject(where, "n_locations", "be a square", self.n_locations)
+            codebook_size(where, self.n_locations, self.n_codebooks)
             checks.integer(where, "top_k", self.top_k, 1, self.n_locations)
         if self.max_locations is not None:
             checks.integer(where, "max_locations", self.max_locations, self.top_k)

@@ -82,7 +82,8 @@ def _in_place(writes: Writes, state: MemoryState) -> tuple[Tensor, Tensor]:
     if state.batch:
         state.reserve(int(state.used.max()) + written[0].numel())
     contents, evidence = state.contents.numpy(), state.evidence.numpy()
-    tables = (state.place.numpy(), state.used.numpy(), contents, evidence)
+    index, keys, used = (x.numpy() for x in (state.index, state.keys, state.used))
+    tables = (index, keys, used, contents, evidence)
     if rates is None:
         given = causal.Visit(written, weights, values, torch.ones_like(amounts), read, shares)
         sums, masses, _ = causal_cpu.visit(given, state.n_locations, tables)
