@@ -9,7 +9,7 @@ from pentti.experiments import needle
 from pentti.experiments.needle_reading import FINDERS, Plan, Reader, find, hidden_keys, train
 
 TINY = Plan(
-    width=16, n_locations=64, n_steps=3, batch=2, longest=1200, lengths=(700, 900), n_test_bytes=1,
+    width=16, n_locations=81, n_steps=3, batch=2, longest=1200, lengths=(700, 900), n_test_bytes=1,
     n_keys=3,
 )  # fmt: skip
 

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import sysconfig
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pentti import checks
 from pentti.experiments.pair_learning import seeded
-from pentti.nn import LinearAttention, SequenceMemory, TransformerBlock
+from pentti.nn import LinearAttention, MemoryState, SequenceMemory, TransformerBlock
 from pentti.nn.local import Attention, SlidingWindowAttention
 
-__all__ = ["FINDERS", "Haystack", "Plan", "Reader", "Trained", "find", "hidden_keys", "train"]
+__all__ = [
+    "FINDERS",
+    "NAMES",
+    "N_DIGITS",
+    "Plan",
+    "Reader",
+    "Texts",
+    "Trained",
+    "as_ids",
+    "draw_keys",
+    "find",
+    "hidden_keys",
+    "hide",
+    "question",
+    "train",
+]
 
-_N_DIGITS = 5
-_NAMES = (
+N_DIGITS = 5
+NAMES = (
     "amber", "basil", "cedar", "delta", "ember", "flint", "grape", "hazel", "ivory", "jade",
     "karma", "lemon", "mango", "nylon", "olive", "pearl", "quartz", "raven", "sable", "tulip",
     "umber", "viola", "willow", "xenon", "yarrow", "zebra",
@@ -32,7 +48,7 @@ _WARM_UP = 20
 _LAST_RATE = 0.1  # of the first, at the end of training
 
 
-class Haystack(NamedTuple):
+class Texts(NamedTuple):
     """Texts (B, L) of bytes, and where the digits of the answers stand: rows and columns (A, 5)."""
 
     ids: Tensor
@@ -62,7 +78,7 @@ class Plan:
     """
 
     width: int = 128
-    n_locations: int = 1 << 16
+    n_locations: int = 64**4
     n_steps: int = 400
     batch: int = 8
     longest: int = 2048
@@ -72,7 +88,7 @@ class Plan:
     rate: float = 3e-3
 
 
-def hidden_keys(n: int, length: int, n_keys: int, generator: torch.Generator) -> Haystack:
+def hidden_keys(n: int, length: int, n_keys: int, generator: torch.Generator) -> Texts:
     """Real text with sentences hidden in it, each of which tells somebody's pass key.
 
     The text is the Python standard library's own source. At the end all keys are asked for, in
@@ -87,37 +103,89 @@ def hidden_keys(n: int, length: int, n_keys: int, generator: torch.Generator) ->
     Returns:
         The texts.
     """
-    source = _source()
     texts, rows, columns = [], [], []
     for row in range(n):
-        who = torch.randperm(len(_NAMES), generator=generator)[:n_keys].tolist()
-        keys = torch.randint(10 ** (_N_DIGITS - 1), 10**_N_DIGITS, (n_keys,), generator=generator)
-        told = {_NAMES[name]: str(key) for name, key in zip(who, keys.tolist(), strict=True)}
-        needles = [f"\nThe pass key of {name} is {key}.\n".encode() for name, key in told.items()]
-        asked = [list(told)[i] for i in torch.randperm(n_keys, generator=generator).tolist()]
-        questions = [
-            f"\nWhich is the pass key of {one}? The pass key of {one} is " for one in asked
-        ]
-        endings = [
-            f"{text}{told[one]}".encode() for text, one in zip(questions, asked, strict=True)
-        ]
-        room = length - sum(map(len, needles)) - sum(map(len, endings))
-        start = int(torch.randint(len(source) - room, (1,), generator=generator))
-        cuts = torch.randint(room + 1, (n_keys,), generator=generator).sort().values.tolist()
-        parts, last = [], 0
-        for cut, needle in zip(cuts, needles, strict=True):
-            parts += [source[start + last : start + cut], needle]
-            last = cut
-        parts.append(source[start + last : start + room])
-        end = sum(map(len, parts))
+        told = draw_keys(n_keys, generator)
+        order = torch.randperm(n_keys, generator=generator).tolist()
+        endings = [question(list(told)[i]) + told[list(told)[i]].encode() for i in order]
+        text = hide(told, length - sum(map(len, endings)), generator)
+        end = len(text)
         for ending in endings:
             end += len(ending)
             rows.append(row)
-            columns.append(end - _N_DIGITS)
-        texts.append(b"".join((*parts, *endings)))
-    ids = torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8).long().view(n, length)
-    places = torch.tensor(columns)[:, None] + torch.arange(_N_DIGITS)
-    return Haystack(ids, torch.tensor(rows)[:, None].expand(-1, _N_DIGITS), places)
+            columns.append(end - N_DIGITS)
+        texts.append(b"".join((text, *endings)))
+    places = torch.tensor(columns)[:, None] + torch.arange(N_DIGITS)
+    rows_A5 = torch.tensor(rows)[:, None].expand(-1, N_DIGITS)
+    return Texts(as_ids(texts), rows_A5, places)
+
+
+def draw_keys(n: int, generator: torch.Generator) -> dict[str, str]:
+    """Pass keys of some names.
+
+    Args:
+        n: How many, at most one for each of `NAMES`.
+        generator: Of the draw.
+
+    Returns:
+        Keys of five digits by name.
+    """
+    who = torch.randperm(len(NAMES), generator=generator)[:n].tolist()
+    keys = torch.randint(10 ** (N_DIGITS - 1), 10**N_DIGITS, (n,), generator=generator)
+    return {NAMES[name]: str(key) for name, key in zip(who, keys.tolist(), strict=True)}
+
+
+def hide(keys: Mapping[str, str], length: int, generator: torch.Generator) -> bytes:
+    """A stretch of real text in which keys are told.
+
+    Args:
+        keys: By name, told in this order.
+        length: Bytes, the keys' sentences included.
+        generator: Of where the stretch begins, and where the sentences stand.
+
+    Returns:
+        So many bytes.
+
+    Raises:
+        ArgumentError: if they are too few for the sentences.
+    """
+    source = _source()
+    needles = [f"\nThe pass key of {name} is {key}.\n".encode() for name, key in keys.items()]
+    least = sum(map(len, needles))
+    room = checks.integer("hide", "length", length, least) - least
+    start = int(torch.randint(len(source) - room, (1,), generator=generator))
+    cuts = torch.randint(room + 1, (len(needles),), generator=generator).sort().values.tolist()
+    parts, last = [], 0
+    for cut, needle in zip(cuts, needles, strict=True):
+        parts += [source[start + last : start + cut], needle]
+        last = cut
+    parts.append(source[start + last : start + room])
+    return b"".join(parts)
+
+
+def question(name: str) -> bytes:
+    """The question for a name's key, up to where the key is due.
+
+    Args:
+        name: Whose key.
+
+    Returns:
+        ASCII.
+    """
+    return f"\nWhich is the pass key of {name}? The pass key of {name} is ".encode()
+
+
+def as_ids(texts: Sequence[bytes]) -> Tensor:
+    """Texts of one length as a batch.
+
+    Args:
+        texts: B of them.
+
+    Returns:
+        int64 (B, L).
+    """
+    flat = torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8).long()
+    return flat.view(len(texts), -1)
 
 
 @cache
@@ -128,7 +196,10 @@ def _source() -> bytes:
 
 
 def _memory(plan: Plan, rule: str) -> nn.Module:
-    return SequenceMemory(plan.width, _HEADS, n_locations=plan.n_locations, top_k=8, rule=rule)
+    return SequenceMemory(
+        plan.width, _HEADS, n_locations=plan.n_locations, n_codebooks=4, address_dim=32, top_k=8,
+        rule=rule,
+    )  # fmt: skip
 
 
 FINDERS: dict[str, Callable[[Plan], nn.Module]] = {
@@ -160,20 +231,48 @@ class Reader(nn.Module):
             self.blocks = nn.ModuleList(TransformerBlock(width, mixer) for mixer in mixers)
             self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, 256, bias=False)
 
-    def forward(self, texts: Haystack) -> Tensor:
+    def forward(self, texts: Texts, cache: Any = None) -> Tensor:
         """Logits of the answers' digits.
 
         Args:
             texts: Of any length.
+            cache: From `new_cache`; then the texts go on where the last ones ended.
 
         Returns:
             Shape (A, 5, 256).
         """
         x = self.embedding(texts.ids)
-        for block in self.blocks:
-            x = block(x).output
+        caches = [None] * len(self.blocks) if cache is None else cache
+        for block, own in zip(self.blocks, caches, strict=True):
+            x = block(x, cache=own).output
         logits: Tensor = self.head(self.norm(x[texts.rows, texts.columns - 1]))
         return logits
+
+    def new_cache(self, batch: int, told: MemoryState | None = None) -> Any:
+        """What a text that comes in parts goes on with.
+
+        Args:
+            batch: Texts.
+            told: What the sequence memory holds already; it is changed in place.
+
+        Returns:
+            The caches of all blocks.
+        """
+        first, (found, fed), last = (block.new_cache(batch) for block in self.blocks)  # type: ignore[operator]
+        return first, (found if told is None else told, fed), last
+
+    def new_state(self, batch: int) -> MemoryState:
+        """A sequence memory in which nothing is told yet.
+
+        Args:
+            batch: Texts, or users.
+
+        Returns:
+            The state.
+        """
+        memory = self.blocks[1].mixer
+        assert isinstance(memory, SequenceMemory)  # noqa: S101 only such a model is asked
+        return memory.new_cache(batch)
 
 
 def _near(width: int) -> nn.Module:
@@ -210,7 +309,7 @@ def train(finder: str, plan: Plan, seed: int = 0) -> Generator[float, None, Trai
     )
     steps, shares, start = [], [], time.perf_counter()
     for step in range(plan.n_steps):
-        shortest = plan.longest // 2
+        shortest = 2 * plan.longest // 3
         length = int(torch.randint(shortest, plan.longest + 1, (1,), generator=generator))
         texts = hidden_keys(plan.batch, length, plan.n_keys, generator)
         logits = model(texts)
