@@ -11,7 +11,10 @@ from pentti.experiments.digits import EXPERIMENT as DIGITS
 from pentti.experiments.layer_cost import EXPERIMENT as LAYER_COST
 from pentti.experiments.needle import EXPERIMENT as NEEDLE
 from pentti.experiments.pairs import EXPERIMENT as PAIRS
+from pentti.experiments.personal import EXPERIMENT as PERSONAL
+from pentti.experiments.questions import EXPERIMENT as QUESTIONS
 from pentti.experiments.recall import EXPERIMENT as RECALL
+from pentti.experiments.recall_state import EXPERIMENT as STATE
 from pentti.experiments.relevance import EXPERIMENT as RELEVANCE
 
 __all__ = ["EXPERIMENTS"]
@@ -29,7 +32,10 @@ EXPERIMENTS = {
         CONTINUAL,
         LAYER_COST,
         RECALL,
+        STATE,
         NEEDLE,
+        QUESTIONS,
+        PERSONAL,
     )
 }
 """All experiments by name, in the order of the report."""

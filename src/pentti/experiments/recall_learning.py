@@ -48,14 +48,16 @@ class Setting:
     """A size of the task.
 
     Attributes:
-        length: Tokens in a text, L; even, and at least four times the pairs.
+        length: Tokens in a text, L; even, and at least four times the pairs and the gap.
         pairs: Keys with a value each.
         vocabulary: Tokens that there are, V: 0 fills, the lower half are keys, the rest values.
+        gap: Tokens between the pairs and the first question, even: any words but the text's keys.
     """
 
     length: int
     pairs: int
     vocabulary: int = 8192
+    gap: int = 0
 
     @property
     def reach(self) -> int:
@@ -93,7 +95,7 @@ def ask(setting: Setting, n: int, generator: torch.Generator, *, random: bool = 
     n_keys = n_words // 2
     keys = 1 + _different(n, n_keys - 1, n_pairs, generator)
     values = n_keys + _different(n, n_words - n_keys, n_pairs, generator)
-    start = 2 * n_pairs
+    told, start = 2 * n_pairs, 2 * n_pairs + setting.gap
     slots = torch.arange(1, (length - start) // 2 + 1)
     # The largest of log p + Gumbel noise, one after the other: drawn by p without replacement.
     noise = torch.rand((n, len(slots)), generator=generator, dtype=torch.float64)
@@ -102,8 +104,17 @@ def ask(setting: Setting, n: int, generator: torch.Generator, *, random: bool = 
     tokens = torch.zeros((n, length), dtype=torch.int64)
     if random:
         tokens = torch.randint(n_words, (n, length), generator=generator)
-    tokens[:, 0:start:2], tokens[:, 1:start:2] = keys, values
+    tokens[:, 0:told:2], tokens[:, 1:told:2] = keys, values
+    if setting.gap:
+        tokens[:, told:start] = _others(keys, setting, generator)
     return Questions(tokens.scatter(1, positions, keys), positions, values)
+
+
+def _others(keys: Tensor, setting: Setting, generator: torch.Generator) -> Tensor:
+    """Words for the gap: any, and 0 for each that would be a key of its text, (n, gap)."""
+    words = torch.randint(setting.vocabulary, (len(keys), setting.gap), generator=generator)
+    taken = torch.zeros((len(keys), setting.vocabulary), dtype=torch.bool).scatter_(1, keys, True)
+    return words.masked_fill_(taken.gather(1, words), 0)
 
 
 def reachable(setting: Setting, questions: Questions) -> float:
