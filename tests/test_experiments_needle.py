@@ -1,12 +1,14 @@
 """The needle experiment: its texts, its models, and its verdicts on made-up numbers."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pentti.experiments import needle
 from pentti.experiments.needle_reading import FINDERS, Plan, Reader, find, hidden_keys, train
+from pentti.nn import crowding
 
 TINY = Plan(
     width=16, n_locations=81, n_steps=3, batch=2, longest=1200, lengths=(700, 900), n_test_bytes=1,
@@ -80,14 +82,26 @@ def test_the_section_judges_what_was_found(monkeypatch):
     full = Plan()
     trained = outcome_of(train("window", TINY))[0]
 
-    def outcomes(**shares):
+    def outcomes(memories, others=0.0):
         return {
             name: needle._Outcome(
-                trained, {n: (shares.get(name.split()[0], 0.0), 8, 1.0) for n in full.lengths}
+                trained, {n: (memories.get(name, others), 8, 1.0) for n in full.lengths}
             )
             for name in FINDERS
         }
 
-    assert [claim.holds for claim in needle._claims(outcomes(sequence=1.0), full)][:4] == [True] * 4
-    weak = needle._claims(outcomes(sequence=0.9, dense=0.2), full)
-    assert [claim.holds for claim in weak] == [True, False, False, False, False]
+    adds, corrects, alone = needle._MEMORIES
+    good = {adds: 1.0, corrects: 1.0, alone: 0.9}
+    assert [claim.holds for claim in needle._claims(outcomes(good), full)] == [True] * 6
+    weak = needle._claims(outcomes({adds: 0.9, corrects: 0.8, alone: 0.8}, others=0.2), full)
+    assert [claim.holds for claim in weak] == [True, False, False, False, False, False]
+
+
+def test_crowding_is_part_of_what_a_memory_learns_from():
+    crowded = []
+    for spread in (0.0, 100.0):
+        plan = replace(TINY, n_steps=15, spread=spread, rate=1e-2)
+        model = outcome_of(train("sequence memory, delta", plan))[0].model
+        model(hidden_keys(2, 900, 3, generator(5)))
+        crowded.append(float(crowding(model.evidence.detach())))
+    assert crowded[1] < 0.95 * crowded[0]

@@ -17,21 +17,21 @@ from pentti.experiments.finding import (
     portion,
     told,
 )
-from pentti.experiments.needle_reading import FINDERS, Plan, Trained, find, train
+from pentti.experiments.needle_reading import CROWDED, FINDERS, Plan, Trained, find, train
 from pentti.experiments.pair_learning import one_thread
 
 __all__ = ["EXPERIMENT"]
 
 _PLANS = {
     "quick": Plan(
-        width=64, n_steps=50, batch=4, longest=1536, lengths=(1536, 8192), n_test_bytes=1 << 16,
-        rate=5e-3,
+        n_steps=60, longest=1536, lengths=(1536, 8192), n_test_bytes=1 << 16
     ),
     "full": Plan(),
 }  # fmt: skip
 _LONGEST_DENSE = 32_768  # beyond which dense attention takes minutes for a text
 _SHARE_TRAINING = 0.7  # of the work of one model
-_MEMORIES = tuple(name for name in FINDERS if name.startswith("sequence memory"))
+_ADDS, _CORRECTS = "sequence memory", "sequence memory, delta"
+_MEMORIES = (_ADDS, _CORRECTS, CROWDED)
 _SMOOTH = 10  # training steps that a point of a learning curve averages
 
 
@@ -80,6 +80,7 @@ def _claims(outcomes: Mapping[str, _Outcome], plan: Plan) -> list[Claim]:
     others = {n: o.share(first) for n, o in outcomes.items() if n not in _MEMORIES}
     rival = max(others, key=lambda name: others[name])
     wanted = {8192: 0.99, 131072: 0.95}
+    adds, corrects, alone = (outcomes[name].share(last) for name in _MEMORIES)
     goals = [
         Claim(
             f"A sequence memory finds the keys of {length:,} bytes",
@@ -105,10 +106,16 @@ def _claims(outcomes: Mapping[str, _Outcome], plan: Plan) -> list[Claim]:
             others[rival] <= 0.10,
         ),
         Claim(
-            f"The error-correcting rule keeps more at {last:,} bytes than adding up",
+            f"The error-correcting rule keeps as much at {last:,} bytes as adding up, or more",
+            "above, or both at least 0.95",
+            f"{adds:.3f} and {corrects:.3f}",
+            corrects > adds or min(adds, corrects) >= 0.95,
+        ),
+        Claim(
+            f"Addresses kept apart in training find more at {last:,} bytes than those left alone",
             "above",
-            " and ".join(f"{outcomes[name].share(last):.3f}" for name in reversed(_MEMORIES)),
-            outcomes[_MEMORIES[1]].share(last) > outcomes[_MEMORIES[0]].share(last),
+            f"{corrects:.3f} for {alone:.3f}",
+            corrects > alone,
         ),
     ]
 
@@ -173,14 +180,17 @@ EXPERIMENT = Experiment(
         "another order. Models of three blocks read bytes: the first and the last see a window of "
         "16, the second mixes by a sequence memory (64⁴ hard locations a head, top-8), which adds "
         "up or corrects (delta), or by dense attention, linear attention, or a window of 128. "
-        "All are trained on the same short texts, by the answers' digits alone; a key counts "
-        "as found if all five digits are right."
+        "All are trained on the same short texts, by the answers' digits alone; the loss of the "
+        "memories has four times `nn.crowding` too, but for one whose addresses are left alone. A "
+        "key counts as found if all five digits are right."
     ),
     prediction=(
         "A read finds exactly what was written at the same address, so what is learned on short "
         "texts should carry over to long ones as long as chance overlaps stay few. Wanted: 99 % "
         "at 8,192 bytes and 95 % at 131,072. A first trial had 65,536 locations, two codebooks, "
-        "and found .99 and .91 with the error-correcting rule; four codebooks make 16,777,216. "
+        "and found .99 and .91 with the error-correcting rule; four codebooks make 16,777,216, and "
+        "found .995 and .84. Hence the loss for crowding, which should keep apart what is "
+        "different on texts of any length (added after these trials, see the log). "
         "Attention has to learn to look for the name and to copy what follows, which takes "
         "thousands of steps."
     ),

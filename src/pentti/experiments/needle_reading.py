@@ -16,10 +16,12 @@ from torch.nn import functional
 
 from pentti import checks
 from pentti.experiments.pair_learning import seeded
-from pentti.nn import LinearAttention, MemoryState, SequenceMemory, TransformerBlock
+from pentti.nn import LinearAttention, MemoryState, SequenceMemory, TransformerBlock, crowding
+from pentti.nn.evidence import heard
 from pentti.nn.local import Attention, SlidingWindowAttention
 
 __all__ = [
+    "CROWDED",
     "FINDERS",
     "NAMES",
     "N_DIGITS",
@@ -72,20 +74,22 @@ class Plan:
         batch: each with so many texts,
         longest: of at most so many bytes.
         lengths: On which the models are tested,
-        n_test_bytes: with so much text in all at each, but four texts at least.
+        n_test_bytes: with so much text in all at each, but 4 texts at least and 32 at most.
         n_keys: Pass keys that are hidden in a text, and asked for.
         rate: Learning rate.
+        spread: Weight of the sequence memory's `crowding` in the loss.
     """
 
-    width: int = 128
+    width: int = 64
     n_locations: int = 64**4
-    n_steps: int = 400
-    batch: int = 8
+    n_steps: int = 300
+    batch: int = 4
     longest: int = 2048
     lengths: tuple[int, ...] = (2048, 8192, 32768, 131072)
     n_test_bytes: int = 1 << 20
     n_keys: int = 8
-    rate: float = 3e-3
+    rate: float = 5e-3
+    spread: float = 4.0
 
 
 def hidden_keys(n: int, length: int, n_keys: int, generator: torch.Generator) -> Texts:
@@ -195,6 +199,10 @@ def _source() -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
 
 
+CROWDED = "sequence memory, delta, addresses left alone"
+"""The finder that is trained without a loss for crowding."""
+
+
 def _memory(plan: Plan, rule: str) -> nn.Module:
     return SequenceMemory(
         plan.width, _HEADS, n_locations=plan.n_locations, n_codebooks=4, address_dim=32, top_k=8,
@@ -205,6 +213,7 @@ def _memory(plan: Plan, rule: str) -> nn.Module:
 FINDERS: dict[str, Callable[[Plan], nn.Module]] = {
     "sequence memory": lambda plan: _memory(plan, "hebbian"),
     "sequence memory, delta": lambda plan: _memory(plan, "delta"),
+    CROWDED: lambda plan: _memory(plan, "delta"),
     "dense attention": lambda plan: Attention(plan.width, _HEADS),
     "linear attention": lambda plan: LinearAttention(plan.width, _HEADS),
     "window": lambda plan: SlidingWindowAttention(plan.width, _HEADS, window=8 * _WINDOW),
@@ -214,6 +223,8 @@ FINDERS: dict[str, Callable[[Plan], nn.Module]] = {
 
 class Reader(nn.Module):
     """A block with a small window, one with a finder, and one with a small window again.
+
+    `evidence` is that of the last pass, (B, L), with gradient; None without a sequence memory.
 
     Args:
         finder: One of `FINDERS`.
@@ -230,6 +241,7 @@ class Reader(nn.Module):
             mixers = [_near(width), FINDERS[finder](plan), _near(width)]
             self.blocks = nn.ModuleList(TransformerBlock(width, mixer) for mixer in mixers)
             self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, 256, bias=False)
+        self.evidence: Tensor | None = None
 
     def forward(self, texts: Texts, cache: Any = None) -> Tensor:
         """Logits of the answers' digits.
@@ -243,8 +255,10 @@ class Reader(nn.Module):
         """
         x = self.embedding(texts.ids)
         caches = [None] * len(self.blocks) if cache is None else cache
-        for block, own in zip(self.blocks, caches, strict=True):
-            x = block(x, cache=own).output
+        with heard([self.blocks[1]]) as (found,):
+            for block, own in zip(self.blocks, caches, strict=True):
+                x = block(x, cache=own).output
+        self.evidence = found[0] if found else None
         logits: Tensor = self.head(self.norm(x[texts.rows, texts.columns - 1]))
         return logits
 
@@ -314,6 +328,8 @@ def train(finder: str, plan: Plan, seed: int = 0) -> Generator[float, None, Trai
         texts = hidden_keys(plan.batch, length, plan.n_keys, generator)
         logits = model(texts)
         loss = functional.cross_entropy(logits.flatten(0, 1), texts.digits.flatten())
+        if model.evidence is not None and finder != CROWDED:
+            loss = loss + plan.spread * crowding(model.evidence)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -342,7 +358,7 @@ def find(
         without a mistake, of how many, and seconds a text.
     """
     generator = torch.Generator().manual_seed(seed)
-    n_texts = max(4, plan.n_test_bytes // length)
+    n_texts = min(32, max(4, plan.n_test_bytes // length))
     right, start = [], time.perf_counter()
     for text in range(n_texts):
         texts = hidden_keys(1, length, plan.n_keys, generator)

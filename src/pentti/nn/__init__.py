@@ -4,6 +4,7 @@ from pentti.nn import local
 from pentti.nn.annealing import AnnealedTopK
 from pentti.nn.block import TransformerBlock
 from pentti.nn.config import PenttiConfig
+from pentti.nn.evidence import crowding
 from pentti.nn.feed_forward import SwiGLU
 from pentti.nn.fusion import FusionLayer
 from pentti.nn.groups import parameter_groups
@@ -45,6 +46,7 @@ __all__ = [
     "TransformerBlock",
     "TransformerOutput",
     "Utilisation",
+    "crowding",
     "implied_beta",
     "local",
     "parameter_groups",

@@ -10,9 +10,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pentti import checks
 from pentti.nn.sequence import SequenceMemory
 
-__all__ = ["heard", "of_layers"]
+__all__ = ["crowding", "heard", "of_layers"]
+
+
+def crowding(evidence: Tensor, token_mask: Tensor | None = None) -> Tensor:
+    """How crowded the addresses of a sequence memory are: the mean of log(1 + evidence).
+
+    Nearly all the evidence of a text comes of tokens whose addresses lie close together for no good
+    reason. Added to the loss, some times over, it drives them apart while a real match, one among
+    many tokens, costs little: what is learned on short texts then holds on far longer ones.
+
+    Args:
+        evidence: Of a `SequenceMemory`, (B, L), or of all layers of a model, (B, n_layers, L), as
+            `with_evidence` gives it.
+        token_mask: True where there is a token, (B, L).
+
+    Returns:
+        A scalar with gradient; 0 for no tokens.
+
+    Raises:
+        ArgumentError: if a shape or type does not fit.
+
+    Examples:
+        >>> crowding(torch.tensor([[0.0, torch.e - 1]]))
+        tensor(0.5000)
+    """
+    where = "crowding"
+    if not isinstance(evidence, Tensor) or evidence.ndim not in (2, 3):
+        expected = "be a tensor of shape (B, L) or (B, n_layers, L)"
+        got = checks.Words(_shape(evidence)) if isinstance(evidence, Tensor) else evidence
+        checks.reject(where, "evidence", expected, got)
+    crowded = evidence.log1p()
+    if token_mask is None:
+        return crowded.sum() / max(1, crowded.numel())
+    shape = (evidence.shape[0], evidence.shape[-1])
+    if token_mask.dtype != torch.bool or token_mask.shape != shape:
+        got = checks.Words(f"{token_mask.dtype} {_shape(token_mask)}")
+        checks.reject(where, "token_mask", f"be bool of shape {shape}", got)
+    if evidence.ndim == 3:
+        token_mask = token_mask[:, None].expand(evidence.shape)
+    return torch.where(token_mask, crowded, 0).sum() / token_mask.sum().clamp_min(1)
+
+
+def _shape(x: Tensor) -> str:
+    return f"shape {tuple(x.shape)}"
 
 
 @contextmanager
