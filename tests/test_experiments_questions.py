@@ -200,3 +200,7 @@ def test_verdicts_on_made_up_numbers():
     outcomes["window only"] = made_up(0.5, (None, None, None))
     verdicts = [claim.holds for claim in questions._claims(outcomes, plan)]
     assert verdicts == [False, False, True, False, False, False]
+    short = replace(plan, is_enough=False)
+    assert [claim.holds for claim in questions._claims(outcomes, short)] == [False]
+    assert "So few steps" in questions._conclusion(outcomes, short)
+    assert "So few steps" not in questions._conclusion(outcomes, plan)

@@ -21,7 +21,7 @@ from pentti.experiments.question_texts import Facts, Language, draw_facts, other
 __all__ = ["Learned", "Signal", "Stage", "accuracy", "learn", "separation", "signals"]
 
 _WARM_UP = 20
-_LAST = 0.4  # share of the steps over which the rate falls to nothing
+_LAST = 0.4  # share of a stage's steps over which the rate falls to nothing
 _LOOK = 25  # steps between two points of a learning curve
 
 
@@ -76,7 +76,7 @@ def learn(
     seed: int,
     *,
     n_starts: int = 1,
-    lr: float = 5e-3,
+    lr: float = 4e-3,
 ) -> Generator[float, None, Learned]:
     """Train a model by the cross entropy of its answers alone.
 
@@ -97,7 +97,7 @@ def learn(
     n_all = n_starts * first.n_steps + sum(stage.n_steps for stage in rest)
     starts = []
     for start in range(n_starts):
-        run = _Run(mixer, language, seed + start, sum(stage.n_steps for stage in stages), lr)
+        run = _Run(mixer, language, seed + start, lr)
         yield from portion(run.go(first), start * first.n_steps / n_all, first.n_steps / n_all)
         starts.append(run)
     best = max(starts, key=lambda run: run.learned.accuracy[-1])
@@ -111,22 +111,21 @@ def learn(
 class _Run:
     """A model on its way through the stages."""
 
-    def __init__(self, mixer: str, language: Language, seed: int, n_steps: int, lr: float) -> None:
+    def __init__(self, mixer: str, language: Language, seed: int, lr: float) -> None:
         self.language = language
         self.generator = torch.Generator().manual_seed(seed)
         with seeded(seed):
             self.model = TextReader(language.vocab_size, mixer)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=lr, fused=True)
-        self.rate = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: _rate(step, n_steps)
-        )
-        self.learned = Learned(self.model)
+        self.lr, self.learned = lr, Learned(self.model)
 
     def go(self, stage: Stage) -> Generator[float, None, None]:
         """Learn from the texts of a stage; yields the share of it that is done."""
         right: list[float] = []
         for step in range(1, stage.n_steps + 1):
             start = time.perf_counter()
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.lr * _rate(step - 1, stage.n_steps)
             right.append(self._step(stage))
             self.learned.seconds += time.perf_counter() - start
             self.learned.n_steps += 1
@@ -143,11 +142,11 @@ class _Run:
         )
         ids, at = write(self.language, facts, facts, stage.length, self.generator, any_synonym=True)
         logits, answers = self.model(ids, at).logits, self.language.value_words(facts)
+        loss = functional.cross_entropy(logits.flatten(0, 1), answers.flatten())
         self.optimiser.zero_grad()
-        functional.cross_entropy(logits.flatten(0, 1), answers.flatten()).backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
-        self.rate.step()
         self.model.eval()
         return float((logits.argmax(2) == answers).double().mean())
 
@@ -227,5 +226,5 @@ def separation(told: np.ndarray, never: np.ndarray) -> float:
 
 
 def _rate(step: int, n_steps: int) -> float:
-    """The learning rate at a step, as a share of the highest."""
+    """The learning rate at a step of a stage, as a share of the highest."""
     return min(1.0, (step + 1) / _WARM_UP, max(0.02, (n_steps - step) / (_LAST * n_steps + 1)))

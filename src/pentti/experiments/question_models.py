@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from pentti.nn import LinearAttention, SequenceMemory, TransformerBlock
+from pentti.nn.evidence import heard
 from pentti.nn.local import Attention, BigBirdAttention, SlidingWindowAttention
 
 __all__ = ["MEMORY", "MIXERS", "SETTINGS", "TextAnswers", "TextReader"]
 
-_WIDTH, _HEADS, _WINDOW = 64, 4, 12
+_WIDTH, _HEADS, _WINDOW = 64, 8, 12
 SETTINGS = {"width": _WIDTH, "n_heads": _HEADS, "window": _WINDOW}
 """Sizes of all models."""
 
@@ -20,8 +21,8 @@ MEMORY = "sequence memory"
 
 
 def _memory() -> nn.Module:
-    # Few locations overlap often at the start, which helps to learn; long texts overload them.
-    return SequenceMemory(_WIDTH, _HEADS, n_locations=64**2, top_k=8, address_dim=32)
+    # Few locations and short addresses overlap often at the start, which helps to learn.
+    return SequenceMemory(_WIDTH, _HEADS, n_locations=64**2, top_k=8, address_dim=16)
 
 
 MIXERS: dict[str, Callable[[], nn.Module]] = {
@@ -66,9 +67,6 @@ class TextReader(nn.Module):
         self.far = TransformerBlock(_WIDTH, MIXERS[mixer]())
         self.norm = nn.RMSNorm(_WIDTH)
         self.head = nn.Linear(_WIDTH, vocab_size, bias=False)
-        self._evidence: list[Tensor] = []
-        if isinstance(self.far.mixer, SequenceMemory):
-            self.far.mixer.register_forward_hook(self._hear)
 
     def forward(self, ids_BL: Tensor, at_BQ: Tensor) -> TextAnswers:
         """Read texts, and answer where they ask.
@@ -80,11 +78,8 @@ class TextReader(nn.Module):
         Returns:
             The answers.
         """
-        self._evidence.clear()
-        x_BLD = self.far(self.near(self.embedding(ids_BL)).output).output
+        with heard([self.far]) as (all_heard,):
+            x_BLD = self.far(self.near(self.embedding(ids_BL)).output).output
         found = x_BLD.gather(1, at_BQ[..., None].expand(-1, -1, _WIDTH))
-        evidence = self._evidence[0].gather(1, at_BQ) if self._evidence else None
+        evidence = all_heard[0].gather(1, at_BQ) if all_heard else None
         return TextAnswers(self.head(self.norm(found)), evidence)
-
-    def _hear(self, _: Any, __: Any, given: Any) -> None:
-        self._evidence.append(given.evidence)

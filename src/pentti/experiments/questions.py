@@ -32,7 +32,7 @@ from pentti.experiments.question_texts import Language
 
 __all__ = ["EXPERIMENT"]
 
-_SEED = 51
+_SEED = 0
 _KINDS = ("told", "never told, of a name that was", "never told, of another name")
 
 
@@ -47,20 +47,21 @@ class _Plan:
     n_facts: int
     n_texts: int
     n_signals: int  # texts in which questions have no answer
+    is_enough: bool = True  # whether the training is long enough for any verdict on what it taught
 
 
 _PLANS = {
     "quick": _Plan(
         Language(n_names=10, n_relations=2, n_synonyms=2, n_values=10, n_fillers=20), 1,
-        (Stage(40, 40, 2, 16, 1), Stage(40, 64, 4, 12)), (64, 512), 4, 10, 5,
+        (Stage(40, 40, 2, 16, 1), Stage(40, 64, 4, 12)), (64, 512), 4, 10, 5, is_enough=False,
     ),
     "full": _Plan(
         Language(n_names=40, n_relations=4, n_synonyms=2, n_values=40, n_fillers=200), 4,
         (
             Stage(300, 64, 4, 24),
-            Stage(900, 64, 4, 24),
+            Stage(700, 64, 4, 24),
             Stage(300, 256, 8, 8),
-            Stage(150, 1024, 12, 2),
+            Stage(200, 1024, 12, 2),
         ),
         (256, 1024, 4096, 8192), 12, 40, 40,
     ),
@@ -131,6 +132,15 @@ def _claims(outcomes: dict[str, _Outcome], plan: _Plan) -> list[Claim]:
     best = max(peers, key=lambda name: peers[name][at])
     blind = peers["window only"]
     near, far = (s or 0.0 for s in outcomes[MEMORY].separations()[:2])
+    chance = 1 / plan.language.n_values
+    alone = Claim(
+        "A window alone sees no answer",
+        f"near chance, {100 * chance:g} %: at most {100 * chance + 7.5:g} %",
+        f"{100 * max(blind):.1f} %",
+        max(blind) <= chance + 0.075,
+    )
+    if not plan.is_enough:
+        return [alone]
     return [
         Claim(
             f"The memory answers what was told in texts of {plan.lengths[at]:,} words",
@@ -150,12 +160,7 @@ def _claims(outcomes: dict[str, _Outcome], plan: _Plan) -> list[Claim]:
             f"{100 * own[-1]:.1f} %",
             own[-1] >= own[at] - 0.05,
         ),
-        Claim(
-            "A window alone sees no answer",
-            f"near chance, {100 / plan.language.n_values:g} %: at most 10 %",
-            f"{100 * max(blind):.1f} %",
-            max(blind) <= 0.1,
-        ),
+        alone,
         Claim(
             "Evidence tells that a question has no answer, where its name was never told of",
             "separation above 0.9",
@@ -179,13 +184,19 @@ def _conclusion(outcomes: dict[str, _Outcome], plan: _Plan) -> str:
         if name != MEMORY
     )
     near, far, sure_near, sure_far = own.separations()
+    short = (
+        ""
+        if plan.is_enough
+        else " So few steps teach which values a text holds, and not yet whose they are: the full "
+        "size trains thirty times as long, and only there are there verdicts on it."
+    )
     return (
         f"After {own.learned.steps[-1]} steps the sequence memory answers "
         f"{100 * own.accuracy[at]:.1f} % of the questions at {plan.lengths[at]:,} words and "
         f"{100 * own.accuracy[-1]:.1f} % at {plan.lengths[-1]:,}; {others}. Its evidence tells "
         f"questions with an answer from those about other names in {100 * (far or 0):.1f} % of the "
         f"pairs, and from those about the same names in {100 * (near or 0):.1f} %; its confidence, "
-        f"in {100 * (sure_far or 0):.1f} and {100 * (sure_near or 0):.1f} %."
+        f"in {100 * (sure_far or 0):.1f} and {100 * (sure_near or 0):.1f} %." + short
     )
 
 
@@ -253,9 +264,9 @@ EXPERIMENT = Experiment(
         "talk made of the same words. Questions at the end have another word for the relation and "
         "another order than the statement. Five models, each a block of window attention and a "
         "second block, differ in what the second looks back with; loss and accuracy count at the "
-        "answers only. Texts grow in training; the same texts for each model. Accuracy is measured "
-        "at the training length and beyond, and evidence and confidence at questions without an "
-        "answer."
+        "answers only. Texts grow in training, the same for each model; four of each kind begin, "
+        "and the best after the first stage goes on. Accuracy is measured at the training length "
+        "and beyond, and evidence and confidence at questions without an answer."
     ),
     prediction=(
         "The sequence memory learns in fewer steps than attention, because what is read is what "
