@@ -101,10 +101,10 @@ def _times(lines: Lines, operation: str) -> str:
         rows.append((f"{line['batch']:,}", time(line), per_token, *map(beside, peers)))
     note = (
         "Batch 1, causal, float32, 8 heads of 64. pentti is the whole layer: projections,\n"
-        "addressing (65,536 locations a head, top-8), writing, reading. SDPA is torch's kernel on\n"
-        "queries, keys and values that are at hand; *linear* is `nn.LinearAttention` in chunks of\n"
-        "128, *window* sees 512 tokens; these and BigBird have their projections too. A ratio\n"
-        "above 1 is slower than pentti.\n"
+        "addressing (65,536 locations a head in four codebooks, top-8), writing, reading. SDPA is\n"
+        "torch's kernel on queries, keys and values that are at hand; *linear* is\n"
+        "`nn.LinearAttention` in chunks of 128, *window* sees 512 tokens; these and BigBird have\n"
+        "their projections too. A ratio above 1 is slower than pentti.\n"
     )
     header = ("length", "pentti, ms", "µs a token", *_PEERS)
     return section(f"Sequence memory: {operation}", header, rows, note)

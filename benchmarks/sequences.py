@@ -19,6 +19,7 @@ __all__ = ["FORMS", "SequenceSize", "stream_tokens", "time_sequences"]
 
 _TOP_K = 8
 _N_LOCATIONS = 65_536
+_N_CODEBOOKS = 4
 _CHECKED = 5  # tokens whose output is worked out again
 
 
@@ -35,7 +36,7 @@ class SequenceSize(AttentionSize):
 
 FORMS: dict[str, Callable[[AttentionSize], nn.Module]] = {
     "pentti": lambda size: SequenceMemory(
-        size.dim, size.n_heads, n_locations=_N_LOCATIONS, top_k=_TOP_K
+        size.dim, size.n_heads, n_locations=_N_LOCATIONS, n_codebooks=_N_CODEBOOKS, top_k=_TOP_K
     ),
     "SDPA": lambda _: Kernel(),
     "linear": lambda size: LinearAttention(size.dim, size.n_heads, chunk=128),

@@ -188,7 +188,7 @@ def _conclusion(outcomes: dict[str, _Outcome], plan: _Plan) -> str:
         ""
         if plan.is_enough
         else " So few steps teach which values a text holds, and not yet whose they are: the full "
-        "size trains thirty times as long, and only there are there verdicts on it."
+        "size trains far longer, and only there are there verdicts on it."
     )
     return (
         f"After {own.learned.steps[-1]} steps the sequence memory answers "
