@@ -65,6 +65,8 @@ def test_far_more_locations_than_memory_could_hold(generator):
     x = torch.randn(3, 64, generator=generator)
     near = decoder.nearest(torch.cat([x, x + 0.01 * torch.randn(3, 64, generator=generator)]))
     assert int(near.locations.max()) > 2**31
+    assert decoder.activation_probability == 8 / 256**4
+    assert "activation_probability=1.86265e-09" in repr(decoder)
     same = (near.locations[:3, 0, :, None] == near.locations[3:, 0, None]).any(-1)
     assert same.double().mean() > 0.5
 

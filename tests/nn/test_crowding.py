@@ -23,11 +23,19 @@ def test_what_is_no_token_does_not_count(generator):
     assert crowding(evidence[:, :, :0]) == 0
 
 
+def test_half_precision_does_not_overflow_and_what_is_no_token_has_no_gradient():
+    assert crowding(torch.full((4, 20_000), 60.0).half()).isfinite()
+    evidence = torch.tensor([[1.0, torch.nan]], requires_grad=True)
+    crowding(evidence, torch.tensor([[True, False]])).backward()
+    assert evidence.grad.tolist() == [[0.5, 0.0]]
+
+
 @pytest.mark.parametrize("rule", ["hebbian", "delta"])
 @pytest.mark.parametrize("n_codebooks", [2, 4])
 def test_its_gradient_spreads_addresses(rule, n_codebooks, generator):
     torch.manual_seed(3)
     layer = SequenceMemory(32, 2, n_locations=6**4, n_codebooks=n_codebooks, rule=rule)
+    assert layer.decoder.n_codebooks == n_codebooks
     x = torch.randn(2, 200, 32, generator=generator) + 3 * torch.randn(32, generator=generator)
     optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
     crowded = []
@@ -54,10 +62,12 @@ def test_a_model_can_be_trained_with_it():
 @pytest.mark.parametrize(
     ("evidence", "mask", "said"),
     [
-        ([1.0], None, "`evidence` must be a tensor"),
-        (torch.ones(3), None, "`evidence` must be a tensor of shape"),
-        (torch.ones(2, 3), torch.ones(2, 3), "`token_mask` must be bool"),
-        (torch.ones(2, 4, 3), torch.ones(2, 4, dtype=torch.bool), "`token_mask` must be bool"),
+        ([1.0], None, "`evidence` must be a floating tensor"),
+        (torch.ones(2, 3).long(), None, "`evidence` must be a floating tensor"),
+        (torch.ones(3), None, "`evidence` must have shape"),
+        (torch.ones(2, 3), torch.ones(2, 3), "`token_mask` must be a bool tensor"),
+        (torch.ones(2, 3), "x", "`token_mask` must be a bool tensor"),
+        (torch.ones(2, 4, 3), torch.ones(2, 4, dtype=torch.bool), "`token_mask` must have the"),
     ],
 )
 def test_bad_arguments(evidence, mask, said):

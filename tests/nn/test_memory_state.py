@@ -600,3 +600,29 @@ def test_bad_arguments_are_named():
     ):  # fmt: skip
         with pytest.raises(ArgumentError, match=re.escape(message)):
             call()
+
+
+def test_what_is_merged_counts_as_later(generator):
+    layer = SequenceMemory(16, 1, n_locations=128**2, top_k=4, max_locations=400)
+    layer.requires_grad_(False)
+    old, new, on = layer.new_cache(1), layer.new_cache(1), layer.new_cache(1)
+    before, after = (torch.randn(1, n, 16, generator=generator) for n in (500, 20))
+    for state, parts in ((old, [before]), (new, [after]), (on, [before, after])):
+        for part in parts:
+            layer(part, state)
+    told = set(new.locations(0, 0).tolist())
+    assert told <= set(on.locations(0, 0).tolist())
+    assert told <= set(old.merge(new).locations(0, 0).tolist())
+
+
+def test_a_state_moved_to_where_it_was_shares_nothing(generator, tmp_path):
+    layer = SequenceMemory(16, 2, n_locations=64**2, top_k=4).requires_grad_(False)
+    first = layer.new_cache(1)
+    layer(torch.randn(1, 30, 16, generator=generator), first)
+    second, kept = first.to("cpu"), first.clone()
+    layer(torch.randn(1, 50, 16, generator=generator), second)
+    assert torch.equal(first.n_touched, kept.n_touched)
+    x = torch.randn(1, 40, 16, generator=generator)
+    assert torch.equal(layer(x, first).output, layer(x, kept).output)
+    first.save(tmp_path / "state")
+    assert torch.equal(MemoryState.load(tmp_path / "state").n_touched, first.n_touched)

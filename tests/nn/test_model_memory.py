@@ -457,7 +457,9 @@ def test_a_memory_is_described_and_moved(generator):
     assert repr(memory) == "ModelMemory(batch=2, n_memories=2, n_tokens=[5, 5])"
     assert memory.size_bytes == sum(state.size_bytes for state in memory.states)
     assert memory.touched_bytes == sum(state.touched_bytes for state in memory.states)
-    assert memory.to("cpu").states[0].contents is memory.states[0].contents
+    moved = memory.to("cpu")
+    assert torch.equal(moved.states[0].contents, memory.states[0].contents)
+    assert moved.states[0].contents is not memory.states[0].contents
     assert memory.to("meta").device == torch.device("meta")
     assert memory.device == torch.device("cpu")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pentti.errors import ArgumentError
-from pentti.nn import MemoryState, SequenceMemory, sequence
+from pentti.nn import MemoryState, PenttiTransformer, SequenceConfig, SequenceMemory, sequence
 
 FORMS = {
     f"{rule}{'-decay' * decay}{'-gate' * gate}{'-shift' * shift}": {
@@ -510,3 +510,67 @@ def test_a_long_text_without_gradients_goes_in_parts(generator, monkeypatch):
     for found, right in ((parts, whole), (continued, whole), (masked_parts, masked)):
         for one, other in zip(found[:3], right[:3], strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("rule", ["hebbian", "delta"])
+@pytest.mark.parametrize(("n_codebooks", "n"), [(2, 7), (4, 3), (4, 64), (8, 16)])
+def test_any_number_of_codebooks_streams_as_it_reads_at_once(n_codebooks, n, rule, generator):
+    n_locations = n**n_codebooks
+    layer = SequenceMemory(
+        64, 2, n_locations=n_locations, n_codebooks=n_codebooks, top_k=4, rule=rule
+    ).requires_grad_(False)
+    assert layer.decoder.codebooks.shape == (n_codebooks, 2, n, 32 // n_codebooks)
+    x = torch.randn(2, 40, 64, generator=generator)
+    x[:, 20:] = x[:, :20]
+    whole, state = layer(x), layer.new_cache(2)
+    parts = [layer(part, state) for part in x.split([1, 17, 0, 21, 1], dim=1)]
+    for name in ("output", "evidence", "meter"):
+        joined = torch.cat([getattr(part, name) for part in parts], 1)
+        torch.testing.assert_close(joined, getattr(whole, name), rtol=0, atol=1e-5)
+    assert int(state.n_touched.max()) <= min(n_locations, 160)
+    assert "n_codebooks" in repr(layer)
+
+
+def test_a_model_keeps_its_number_of_codebooks(tmp_path, generator):
+    model = PenttiTransformer(
+        32, 32, 2, 2, memory_kind="sequence", sequence={"n_codebooks": 4, "n_locations": 64**4}
+    )
+    model.save_pretrained(tmp_path)
+    again = PenttiTransformer.from_pretrained(tmp_path)
+    for one in (model, again):
+        memories = [m for m in one.modules() if isinstance(m, SequenceMemory)]
+        assert memories
+        assert all(m.decoder.n_codebooks == 4 for m in memories)
+        assert all(m.n_locations == 64**4 for m in memories)
+    ids = torch.randint(32, (1, 9), generator=generator)
+    assert torch.equal(model(ids).logits, again(ids).logits)
+    (one,), (other,) = (m.generate(ids[0].tolist(), 3) for m in (model, again))
+    assert len(one) > 0
+    assert torch.equal(one, other)
+
+
+def test_what_is_no_token_spoils_no_gradient(generator):
+    layer = SequenceMemory(16, 2, n_locations=49, top_k=3)
+    x = torch.randn(1, 9, 16, generator=generator)
+    x[0, 7:] = torch.nan
+    mask = torch.arange(9)[None] < 7
+    layer(x, token_mask=mask).output.sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+    assert layer.value.weight.grad.abs().max() > 0
+
+
+def test_without_a_state_a_bound_forgets_nothing(generator, monkeypatch):
+    monkeypatch.setattr(sequence, "_PART", 16)
+    layer = SequenceMemory(16, 1, n_locations=49, top_k=2, max_locations=4)
+    x = torch.randn(1, 50, 16, generator=generator)
+    with torch.no_grad():
+        parts = layer(x).output
+    torch.testing.assert_close(parts, layer(x).output.detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_locations", [49, 2**44])
+def test_locations_must_fit_the_codebooks_and_the_table(n_locations):
+    with pytest.raises(ArgumentError, match="n_locations"):
+        SequenceMemory(64, 2, n_codebooks=4, n_locations=n_locations)
+    with pytest.raises(ArgumentError, match="SequenceConfig: `n_locations`"):
+        SequenceConfig(n_codebooks=4, n_locations=n_locations)

@@ -256,7 +256,9 @@ def test_theory_is_light():
 
 
 def test_public_names_are_those_of_the_modules():
-    modules = ("capacity", "critical", "geometry", "jaeckel", "product", "softmax", "sphere")
+    modules = (
+        "capacity", "critical", "geometry", "jaeckel", "parts", "product", "softmax", "sphere"
+    )  # fmt: skip
     names = [n for m in modules for n in importlib.import_module(f"pentti.theory.{m}").__all__]
     assert theory.__all__ == sorted(names)
     assert not [name for name in names if not hasattr(theory, name)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pentti import checks
+from pentti.nn.local.base import check_mask
 from pentti.nn.sequence import SequenceMemory
 
 __all__ = ["crowding", "heard", "of_layers"]
@@ -39,24 +40,17 @@ def crowding(evidence: Tensor, token_mask: Tensor | None = None) -> Tensor:
         tensor(0.5000)
     """
     where = "crowding"
-    if not isinstance(evidence, Tensor) or evidence.ndim not in (2, 3):
-        expected = "be a tensor of shape (B, L) or (B, n_layers, L)"
-        got = checks.Words(_shape(evidence)) if isinstance(evidence, Tensor) else evidence
-        checks.reject(where, "evidence", expected, got)
-    crowded = evidence.log1p()
+    if not isinstance(evidence, Tensor) or not evidence.is_floating_point():
+        checks.reject(where, "evidence", "be a floating tensor", evidence)
+    if evidence.ndim not in (2, 3):
+        got = checks.Words(f"shape {tuple(evidence.shape)}")
+        checks.reject(where, "evidence", "have shape (B, L) or (B, n_layers, L)", got)
+    wide = evidence.to(torch.promote_types(evidence.dtype, torch.float32))
     if token_mask is None:
-        return crowded.sum() / max(1, crowded.numel())
-    shape = (evidence.shape[0], evidence.shape[-1])
-    if token_mask.dtype != torch.bool or token_mask.shape != shape:
-        got = checks.Words(f"{token_mask.dtype} {_shape(token_mask)}")
-        checks.reject(where, "token_mask", f"be bool of shape {shape}", got)
-    if evidence.ndim == 3:
-        token_mask = token_mask[:, None].expand(evidence.shape)
-    return torch.where(token_mask, crowded, 0).sum() / token_mask.sum().clamp_min(1)
-
-
-def _shape(x: Tensor) -> str:
-    return f"shape {tuple(x.shape)}"
+        return wide.log1p().sum() / max(1, wide.numel())
+    check_mask(where, wide[..., None] if wide.ndim == 2 else wide.movedim(-1, 1), token_mask)
+    mask = token_mask if wide.ndim == 2 else token_mask[:, None].expand(wide.shape)
+    return torch.where(mask, wide, 0).log1p().sum() / mask.sum().clamp_min(1)
 
 
 @contextmanager

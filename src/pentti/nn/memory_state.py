@@ -283,9 +283,10 @@ class MemoryState:
             device: Where to.
 
         Returns:
-            A new state there; its tensors are shared if it was there already.
+            A new state there, which shares nothing with this one.
         """
-        return _with(self, {name: x.to(device) for name, x in _tensors(self).items()})
+        moved = {name: x.to(device, copy=True) for name, x in _tensors(self).items()}
+        return _with(self, moved)
 
     def clear(self, sequence: int | None = None) -> None:
         """Forget everything, of one sequence or of all.
@@ -358,7 +359,8 @@ class MemoryState:
 
         Writes add up, so that it does not matter who wrote what first. What an error-correcting
         layer wrote adds up too, and is right where the two wrote to different locations. The
-        next write goes where the other's last token pointed. Where there is a bound, it holds.
+        next write goes where the other's last token pointed. Where there is a bound, it holds, and
+        what the other has written counts as the later.
 
         Args:
             other: Of the same settings and batch.
@@ -382,7 +384,9 @@ class MemoryState:
             wide = rows[..., None].expand_as(other.contents)
             self.contents = self.contents.scatter_add(1, wide, other.contents * left[..., None])
             self.evidence = self.evidence.scatter_add(1, rows, other.evidence * left)
-            self.stamps = self.stamps.scatter_reduce(1, rows, other.stamps * held, "amax")
+            later = self.n_tokens.repeat_interleave(self.n_heads)[:, None]
+            stamps = torch.where(held, other.stamps + later, 0)
+            self.stamps = self.stamps.scatter_reduce(1, rows, stamps, "amax")
             self._forget()
         spoke = (other.n_tokens > 0)[:, None, None]
         self.last_locations = torch.where(spoke, other.last_locations, self.last_locations)

@@ -105,7 +105,7 @@ class ModelMemory:
             device: Where to.
 
         Returns:
-            A new memory there; its tensors are shared if it was there already.
+            A new memory there, which shares nothing with this one.
         """
         return ModelMemory(state.to(device) for state in self.states)
 

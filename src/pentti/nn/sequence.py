@@ -12,6 +12,7 @@ from torch.nn import functional
 from pentti import checks
 from pentti.decoders import ProductKeys
 from pentti.decoders.product import checked_codebooks
+from pentti.kernels.hashing import MOST
 from pentti.nn.local.base import check_mask
 from pentti.nn.memory_state import MemoryState
 from pentti.nn.sdm import implied_beta
@@ -60,29 +61,34 @@ class SequenceMemory(nn.Module):
     A read is divided by its evidence (the overlaps' sum) plus a learned floor, so that what
     little chance overlaps give is damped. As a sequence touches more and more of the M locations,
     chance overlaps grow; M should be no less than top_k times the longest context. It costs
-    little: addressing costs √M, and only touched locations are held.
+    little: addressing costs √M, or its fourth root with four codebooks, and only touched
+    locations are held.
 
     Args:
         dim: Width of a token, D.
         n_heads: Heads, each with addresses and a memory of its own, H; they share the width.
-        n_locations: Hard locations of each head, M, a power of `n_codebooks`; unless given, the
-            first with room for `max_length` tokens at `top_k` each.
+        n_locations: Hard locations of each head, M, at most 2^40: a square, or an n-th power
+            with n codebooks; unless given, the first with room for `max_length` tokens at
+            `top_k` each.
         max_length: Longest context that is expected; longer ones work, and match less well.
         top_k: Hard locations that a head activates, K. With one alone addresses do not learn.
         address_dim: Components of a head's address; the width of its values unless given.
-        n_codebooks: Codebooks of a head's addresses, 2 or 4, say: the more, the more alike two
-            addresses must be to share a location, and the fewer chance overlaps there are.
+        n_codebooks: Codebooks of a head's addresses, a power of two up to 32: with four, a short
+            search finds its way among millions of locations, where chance overlaps are few.
         shift: Whether a value is written at the address before it. Otherwise at its own, and each
-            token sees itself: for values and addresses that are paired token by token.
+            token sees itself: for values and addresses that are paired token by token. Under the
+            delta rule it then reads back what it has just written, unless a gate holds it back.
         rule: "hebbian", or "delta": a write corrects what its address gave until now.
         decay: Whether what was written fades, by a factor for each token that each head learns.
         write_gate: Whether each head learns which tokens to write, and how strongly.
-        max_locations: Most touched locations that a head's state keeps from call to call.
+        max_locations: Most touched locations that a head's state keeps from call to call; without
+            a state nothing is forgotten.
         forget: Which go first beyond that: "oldest" or "least".
         seed: Of the first addresses.
 
     Raises:
-        ArgumentError: if a size is out of range, `dim` no multiple of the heads, or M no square.
+        ArgumentError: if a size is out of range, `dim` no multiple of the heads, or M no
+            n-th power with n codebooks.
 
     Shapes:
         x (B, L, D) → output (B, L, D), meter (B, L), evidence (B, L).
@@ -133,6 +139,7 @@ class SequenceMemory(nn.Module):
         n_codebooks = checked_codebooks(where, n_codebooks)
         if n_locations is None:
             n_locations = _root_up(max_length * top_k, n_codebooks) ** n_codebooks
+        checks.integer(where, "n_locations", n_locations, 1, MOST)
         part = (
             self.width if address_dim is None else checks.count(where, "address_dim", address_dim)
         )
@@ -140,8 +147,8 @@ class SequenceMemory(nn.Module):
         checks.one_of(where, "rule", rule, RULES)
         self.rule = rule
         self.decoder = ProductKeys(
-            part * self.n_heads, n_locations, n_heads=self.n_heads, top_k=top_k, learned=True,
-            seed=seed,
+            part * self.n_heads, n_locations, n_heads=self.n_heads, top_k=top_k,
+            n_codebooks=n_codebooks, learned=True, seed=seed,
         )  # fmt: skip
         checks.integer(where, "top_k", top_k, 1, self.decoder.n_locations)
         self.n_locations, self.top_k = self.decoder.n_locations, top_k
@@ -181,10 +188,14 @@ class SequenceMemory(nn.Module):
                 layer's.
         """
         self._check(x_BLD, cache, token_mask)
+        if token_mask is not None:  # a NaN that is no token must not reach a gradient either
+            x_BLD = torch.where(token_mask[..., None], x_BLD, 0)
         step = self._longest_pass(x_BLD)
         if x_BLD.shape[1] <= step:
             return self._pass(x_BLD, cache, token_mask)
         state = self.new_cache(len(x_BLD)) if cache is None else cache
+        if cache is None:
+            state.max_locations = None  # as in a single pass
         parts = []
         for low in range(0, x_BLD.shape[1], step):
             some = slice(low, low + step)

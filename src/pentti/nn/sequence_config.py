@@ -8,6 +8,7 @@ from typing import Any
 
 from pentti import checks
 from pentti.decoders.product import checked_codebooks, codebook_size
+from pentti.kernels.hashing import MOST
 from pentti.nn.memory_state import FORGET
 from pentti.nn.sequence import RULES
 
@@ -20,12 +21,12 @@ class SequenceConfig:
 
     Attributes:
         n_heads: Heads of each memory; those of the model's attention unless given.
-        n_locations: Hard locations of each head, M, a power of `n_codebooks`; as `max_length` needs
-            unless given.
+        n_locations: Hard locations of each head, M, at most 2^40: a square, or an n-th power with n
+            codebooks; as `max_length` needs unless given.
         max_length: Longest context that is expected; longer ones work, and match less well.
         top_k: Hard locations that a head activates, K.
         address_dim: Components of a head's address; the width of its values unless given.
-        n_codebooks: Codebooks of a head's addresses, a power of two.
+        n_codebooks: Codebooks of a head's addresses, a power of two up to 32.
         shift: Whether a value is written at the address before it.
         rule: "hebbian" adds; "delta" corrects what the address gave until now.
         decay: Whether what was written fades, at a rate that each head learns.
@@ -71,6 +72,7 @@ class SequenceConfig:
         checks.one_of(where, "rule", self.rule, RULES)
         checks.one_of(where, "forget", self.forget, FORGET)
         if self.n_locations is not None:
+            checks.integer(where, "n_locations", self.n_locations, 1, MOST)
             codebook_size(where, self.n_locations, self.n_codebooks)
             checks.integer(where, "top_k", self.top_k, 1, self.n_locations)
         if self.max_locations is not None:

@@ -33,7 +33,8 @@ def parts_cap_probability(part_dim: int, n_parts: int, cosine: float) -> float:
         cosine: Threshold in [-1, 1].
 
     Returns:
-        The share, to about 1e-13; to 1e-8 for parts of 2 or 3 components.
+        The share, with an error of about 1e-13, not relative; of 1e-8 for parts of 2 or 3
+        components.
 
     Raises:
         ArgumentError: if an argument is not a number or out of range.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import bdtr, bdtrc, betainc, betaln
+from scipy.special import betainc, betaln
 
 from pentti import checks
 from pentti.theory.arrays import checked_numbers
@@ -214,8 +214,11 @@ def cut_probability(probability: float, n_locations: int, top_k: int) -> float:
     share = checks.number("cut_probability", "probability", probability, 0.0, 1.0)
     m = checks.count("cut_probability", "n_locations", n_locations)
     k = checks.integer("cut_probability", "top_k", top_k, 1, m)
-    below = m * share * bdtr(k - 2, m - 1, share) if k > 1 else 0.0
-    return float(below + k * bdtrc(k - 1, m, share)) / m
+    if share == 1:
+        return k / m
+    # The binomial laws by beta functions, which take any M.
+    below = m * share * betainc(m - k + 1, k - 1, 1 - share) if k > 1 else 0.0
+    return float(below + k * betainc(k, m - k + 1, share)) / m
 
 
 # P(u + v >= 2c) for two independent cosines and c >= 0: the density of u times the cap that is left
