@@ -126,11 +126,16 @@ def _conclusion(outcomes: Mapping[str, _Outcome], plan: Plan) -> str:
         shares = ", ".join(f"{100 * outcomes[name].share(n):.0f} %" for n in plan.lengths)
         said.append(f"the {name} finds {shares}")
     lengths = ", ".join(f"{n:,}" for n in plan.lengths)
+    lost = outcomes[CROWDED].share(plan.lengths[-1]) < 0.95
+    why = (
+        " What is lost at great lengths is lost to contexts that share a few of their locations "
+        "with the question in one head: each adds little, and there are more of them the longer "
+        "the text. On short texts there are too few to teach the addresses to keep clear of them; "
+        "a loss for crowding does."
+    )
     return (
         f"Trained on {plan.n_steps * plan.batch:,} texts of at most {plan.longest:,} bytes and "
-        f"asked in texts of {lengths} bytes, {'; '.join(said)}. What is lost at great lengths is "
-        "lost to contexts that share a few of their locations with the question in one head: "
-        "each adds little, and there are more of them the longer the text."
+        f"asked in texts of {lengths} bytes, {'; '.join(said)}." + (why if lost else "")
     )
 
 
@@ -190,7 +195,8 @@ EXPERIMENT = Experiment(
         "at 8,192 bytes and 95 % at 131,072. A first trial had 65,536 locations, two codebooks, "
         "and found .99 and .91 with the error-correcting rule; four codebooks make 16,777,216, and "
         "found .995 and .84. Hence the loss for crowding, which should keep apart what is "
-        "different on texts of any length (added after these trials, see the log). "
+        "different on texts of any length (added after these trials, with the weight that did best "
+        "in them at all lengths, see the log). "
         "Attention has to learn to look for the name and to copy what follows, which takes "
         "thousands of steps."
     ),

@@ -32,7 +32,7 @@ __all__ = ["EXPERIMENT"]
 
 _SEED = 61
 _FINDER = "sequence memory, delta"
-_GUESS = 0.1  # a digit
+_GUESS = 0.1 + 1 / 90 / N_DIGITS  # a digit: the first is never 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     )
 
 
-_SHOWN = ("width", "n_locations", "n_steps", "batch", "longest", "rate")
+_SHOWN = ("width", "n_locations", "n_steps", "batch", "longest", "rate", "spread")
 
 
 def _serve(model: Reader, plan: _Plan, folder: Path) -> Generator[float, None, _Outcome]:
@@ -160,7 +160,7 @@ def _claims(outcome: _Outcome, plan: _Plan) -> list[Claim]:
             "The first session is kept as well as the last: nothing fades",
             "within 5 points",
             f"{100 * kept[0]:.1f} and {100 * kept[-1]:.1f} %",
-            abs(kept[0] - kept[-1]) <= 0.05,
+            min(kept) > 0.5 and abs(kept[0] - kept[-1]) <= 0.05,
         ),
         Claim(
             "Nobody gets what another told: no key, and its digits no more often than by guessing",
@@ -257,8 +257,8 @@ EXPERIMENT = Experiment(
     ),
     prediction=(
         "States share nothing, so that nothing leaks, to the bit. Without decay a write stays "
-        "until another comes close to its address, and 16,000 bytes are few beside the 131,072 at "
-        "which reading starts to fail: at least 95 % of the keys of each session come back. The "
+        "until others come close to its address, and 16,000 bytes are few beside the 131,072 of "
+        "section needle: at least 95 % of the keys of each session come back. The "
         "evidence at a question about a name that was never told of is lower."
     ),
     source="Kanerva, Sparse Distributed Memory (1988), chapter 8",

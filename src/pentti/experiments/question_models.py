@@ -78,8 +78,8 @@ class TextReader(nn.Module):
         Returns:
             The answers.
         """
-        with heard([self.far]) as (all_heard,):
+        with heard([self.far]) as (own,):
             x_BLD = self.far(self.near(self.embedding(ids_BL)).output).output
         found = x_BLD.gather(1, at_BQ[..., None].expand(-1, -1, _WIDTH))
-        evidence = all_heard[0].gather(1, at_BQ) if all_heard else None
+        evidence = own[0].gather(1, at_BQ) if own else None
         return TextAnswers(self.head(self.norm(found)), evidence)

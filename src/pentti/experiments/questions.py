@@ -158,7 +158,7 @@ def _claims(outcomes: dict[str, _Outcome], plan: _Plan) -> list[Claim]:
             f"It keeps that in texts of {plan.lengths[-1]:,} words, longer than any of training",
             "within 5 points",
             f"{100 * own[-1]:.1f} %",
-            own[-1] >= own[at] - 0.05,
+            own[at] >= 0.9 and own[-1] >= own[at] - 0.05,
         ),
         alone,
         Claim(
@@ -273,7 +273,9 @@ EXPERIMENT = Experiment(
         "was written at an address that both share, and keeps its accuracy on longer texts: talk "
         "adds only chance overlaps. Linear attention, whose state is small, falls behind; BigBird "
         "misses what its random blocks miss; a window sees nothing. A question about a name that "
-        "was never told of finds less evidence."
+        "was never told of finds less evidence. (The learning rate, the memory's number of "
+        "locations and width of addresses, the heads of all and the number of starts were chosen "
+        "in trials of the memory, see the log; the seed is the first of those tried.)"
     ),
     source=(
         "Zoology (Arora et al. 2023, arXiv 2312.04927) for recall as the test; the texts are our "
