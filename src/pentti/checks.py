@@ -12,7 +12,7 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pentti.errors import ArgumentError
 
@@ -22,6 +22,7 @@ __all__ = [
     "flag",
     "in_range",
     "integer",
+    "items",
     "number",
     "one_of",
     "probability",
@@ -184,6 +185,27 @@ def one_of(where: str, argument: str, value: object, choices: Iterable[object]) 
     if value not in accepted:
         listed = ", ".join(_shown(choice) for choice in accepted)
         reject(where, argument, f"be one of {listed}", value)
+
+
+def items(where: str, argument: str, value: Any, what: str) -> list[Any]:
+    """What is in a collection.
+
+    Args:
+        where: The public function or class that was called.
+        argument: The argument's name.
+        value: What the caller gave; a tensor counts as the list of its numbers.
+        what: What it should hold, for the error.
+
+    Returns:
+        The items.
+
+    Raises:
+        ArgumentError: if it is no collection, or a text.
+    """
+    listed = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(listed, str | bytes) or not isinstance(listed, Iterable):
+        reject(where, argument, f"be a list of {what}", value)
+    return list(listed)
 
 
 def flag(where: str, argument: str, value: object) -> bool:

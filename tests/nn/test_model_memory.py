@@ -537,3 +537,18 @@ def test_logits_that_are_no_numbers_are_told_with_a_memory_too():
         made.norm.weight[0] = math.nan
     with pytest.raises(ArgumentError, match="lead to logits that are numbers"):
         made.generate([3, 1], 5, memory=made.new_memory(1))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda _: ModelMemory(None), "`states` must be a list of MemoryStates, got None"),
+        (lambda memory: memory.select(1), "`users` must be a list of integers, got 1"),
+        (lambda memory: memory.select("0"), "`users` must be a list of integers"),
+        (lambda _: ModelMemory.stack(None), "`memories` must be a list of ModelMemories"),
+        (lambda _: MemoryState.stack(5), "`states` must be a list of MemoryStates, got 5"),
+    ],
+)
+def test_what_is_no_list_is_refused(call, said, generator):
+    with pytest.raises(ArgumentError, match=said):
+        call(told(model(), ids(generator, 2, 5)))

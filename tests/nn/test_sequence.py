@@ -574,3 +574,18 @@ def test_locations_must_fit_the_codebooks_and_the_table(n_locations):
         SequenceMemory(64, 2, n_codebooks=4, n_locations=n_locations)
     with pytest.raises(ArgumentError, match="SequenceConfig: `n_locations`"):
         SequenceConfig(n_codebooks=4, n_locations=n_locations)
+
+
+@pytest.mark.parametrize("other", [{"n_codebooks": 4}, {"shift": False}, {"rule": "delta"}])
+def test_the_state_of_a_layer_that_writes_otherwise_is_refused(other, generator):
+    layer = SequenceMemory(64, 2, n_locations=6**4)
+    state = SequenceMemory(64, 2, n_locations=6**4, **other).new_cache(1)
+    with pytest.raises(ArgumentError, match="writer"):
+        layer(torch.randn(1, 3, 64, generator=generator), state)
+
+
+def test_a_decay_that_is_no_number_gives_no_number(generator):
+    layer = SequenceMemory(16, 2, n_locations=49, top_k=3, decay=True)
+    layer.kept.data.fill_(torch.nan)
+    x = torch.randn(1, 1, 16, generator=generator).expand(1, 5, 16)
+    assert layer(x).output[:, 1:].isnan().all()  # what is found has faded to no number

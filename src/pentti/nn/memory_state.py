@@ -18,7 +18,7 @@ from pentti.persistence import load_tensors, save_tensors
 __all__ = ["MemoryState"]
 
 _KIND = "sequence memory"
-_SETTINGS = ("n_heads", "n_locations", "width", "top_k", "max_locations", "forget")
+_SETTINGS = ("n_heads", "n_locations", "width", "top_k", "max_locations", "forget", "writer")
 _STAMP_BYTES = 8
 FORGET = ("oldest", "least")
 """What goes first where room is bounded: what was written longest ago, or least."""
@@ -40,6 +40,7 @@ class MemoryState:
         max_locations: Most touched locations that a head keeps; None for as many as are touched.
         forget: Which locations go first beyond that: "oldest", those written longest ago, or
             "least", those that hold the least evidence.
+        writer: What the layer that writes it is like; states of others do not mix with it.
         dtype: Of the contents, float32 or float64.
         device: Where it is.
 
@@ -67,6 +68,7 @@ class MemoryState:
         *,
         max_locations: int | None = None,
         forget: str = "oldest",
+        writer: str = "",
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -80,7 +82,7 @@ class MemoryState:
             max_locations = checks.integer(where, "max_locations", max_locations, self.top_k)
         self.max_locations = max_locations
         checks.one_of(where, "forget", forget, FORGET)
-        self.forget = forget
+        self.forget, self.writer = forget, writer
         if dtype not in (torch.float32, torch.float64):
             checks.reject(where, "dtype", "be torch.float32 or torch.float64", dtype)
         n = self.batch * self.n_heads
@@ -320,9 +322,7 @@ class MemoryState:
             ArgumentError: if there is no such sequence.
         """
         where = "MemoryState.select"
-        given = sequences.flatten().tolist() if isinstance(sequences, Tensor) else sequences
-        if not isinstance(given, Iterable):
-            checks.reject(where, "sequences", "be a list of integers", sequences)
+        given = checks.items(where, "sequences", sequences, "integers")
         chosen = [checks.integer(where, "sequences", b, 0, self.batch - 1) for b in given]
         b = torch.tensor(chosen, dtype=torch.int64, device=self.device)
         n = (b[:, None] * self.n_heads + torch.arange(self.n_heads, device=self.device)).flatten()
@@ -343,12 +343,13 @@ class MemoryState:
         Raises:
             ArgumentError: if there is none, or settings, types or devices differ.
         """
-        all_states = list(states)
+        where = "MemoryState.stack"
+        all_states = checks.items(where, "states", states, "MemoryStates")
         if not all_states:
-            checks.reject("MemoryState.stack", "states", "hold one state at least", [])
+            checks.reject(where, "states", "hold one state at least", [])
         first = all_states[0]
         for state in all_states:
-            MemoryState.check_like(first, "MemoryState.stack", "states", state)
+            MemoryState.check_like(first, where, "states", state)
         room = max(state.room for state in all_states)
         copies = [vars(_widened(state, room)) for state in all_states]
         joined = {name: torch.cat([copy[name] for copy in copies]) for name in _tensors(first)}
@@ -478,7 +479,7 @@ class MemoryState:
         """
         if not isinstance(other, MemoryState):
             checks.reject(where, argument, "be a MemoryState", other)
-        for name in (*_SETTINGS, "dtype", "device"):
+        for name in (*_SETTINGS[:-1], "dtype", "device", "writer"):
             own, given = getattr(self, name), getattr(other, name)
             if own != given:
                 got = checks.Words(f"{given}")

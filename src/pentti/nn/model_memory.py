@@ -46,7 +46,7 @@ class ModelMemory:
 
     def __init__(self, states: Iterable[MemoryState]) -> None:
         where = "ModelMemory"
-        self.states = tuple(states)
+        self.states: tuple[MemoryState, ...] = tuple(checks.items(where, "states", states, "MemoryStates"))
         for state in self.states:
             if not isinstance(state, MemoryState):
                 checks.reject(where, "states", "hold MemoryStates only", state)
@@ -136,7 +136,8 @@ class ModelMemory:
             ArgumentError: if there is no such user.
         """
         where = "ModelMemory.select"
-        chosen = [checks.integer(where, "users", one, 0, self.batch - 1) for one in users]
+        given = checks.items(where, "users", users, "integers")
+        chosen = [checks.integer(where, "users", one, 0, self.batch - 1) for one in given]
         return ModelMemory(state.select(chosen) for state in self.states)
 
     @classmethod
@@ -152,7 +153,8 @@ class ModelMemory:
         Raises:
             ArgumentError: if there is none, or they are not of one model.
         """
-        where, all_memories = "ModelMemory.stack", list(memories)
+        where = "ModelMemory.stack"
+        all_memories = checks.items(where, "memories", memories, "ModelMemories")
         if not all_memories:
             checks.reject(where, "memories", "hold one memory at least", [])
         first = all_memories[0]

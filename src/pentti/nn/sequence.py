@@ -215,7 +215,8 @@ class SequenceMemory(nn.Module):
         longest = max(1, x_BLD.shape[1])
         if self.kept is not None:
             fastest = -float(self._log_kept.detach().min())
-            longest = min(longest, max(1, int(_RANGE / fastest))) if fastest else longest
+            if fastest > 0:  # and no NaN
+                longest = min(longest, max(1, int(_RANGE / fastest)))
         if x_BLD.device.type == "cpu" and not torch.is_grad_enabled():
             longest = min(longest, _PART)
         return longest
@@ -273,6 +274,7 @@ class SequenceMemory(nn.Module):
         return MemoryState(
             batch, self.n_heads, self.n_locations, self.width, self.top_k,
             max_locations=self.max_locations, forget=self.forget,
+            writer=f"{self.decoder.n_codebooks} codebooks, shift={self.shift}, {self.rule}",
             dtype=torch.promote_types(codebooks.dtype, torch.float32), device=codebooks.device,
         )  # fmt: skip
 
