@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pentti.experiments import needle
+from pentti.experiments import needle, needle_reading
 from pentti.experiments.needle_reading import FINDERS, Plan, Reader, find, hidden_keys, train
 from pentti.nn import crowding
 
@@ -55,6 +55,13 @@ def test_needles_lie_anywhere_and_texts_follow_the_generator():
     places = [bytes(ids.tolist()).index(b"The pass key of") / 1700 for ids in first]
     assert min(places) < 0.1
     assert max(places) > 0.6
+
+
+def test_training_never_sees_the_text_of_the_tests():
+    seen = needle_reading._source(False)
+    stretch = bytes(hidden_keys(1, 2000, 0, generator(3)).ids[0].tolist())
+    assert stretch in needle_reading._source(True)
+    assert not any(stretch[i : i + 200] in seen for i in range(0, 1800, 300))
 
 
 @pytest.mark.parametrize("name", FINDERS)

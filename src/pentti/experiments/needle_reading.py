@@ -92,7 +92,9 @@ class Plan:
     spread: float = 4.0
 
 
-def hidden_keys(n: int, length: int, n_keys: int, generator: torch.Generator) -> Texts:
+def hidden_keys(
+    n: int, length: int, n_keys: int, generator: torch.Generator, *, held_out: bool = True
+) -> Texts:
     """Real text with sentences hidden in it, each of which tells somebody's pass key.
 
     The text is the Python standard library's own source. At the end all keys are asked for, in
@@ -103,6 +105,7 @@ def hidden_keys(n: int, length: int, n_keys: int, generator: torch.Generator) ->
         length: Bytes of each, questions included.
         n_keys: Pass keys in each, at most one for each name.
         generator: Of what is drawn.
+        held_out: Whether the text is of modules that no training sees.
 
     Returns:
         The texts.
@@ -112,7 +115,7 @@ def hidden_keys(n: int, length: int, n_keys: int, generator: torch.Generator) ->
         told = draw_keys(n_keys, generator)
         order = torch.randperm(n_keys, generator=generator).tolist()
         endings = [question(list(told)[i]) + told[list(told)[i]].encode() for i in order]
-        text = hide(told, length - sum(map(len, endings)), generator)
+        text = hide(told, length - sum(map(len, endings)), generator, held_out=held_out)
         end = len(text)
         for ending in endings:
             end += len(ending)
@@ -139,13 +142,16 @@ def draw_keys(n: int, generator: torch.Generator) -> dict[str, str]:
     return {NAMES[name]: str(key) for name, key in zip(who, keys.tolist(), strict=True)}
 
 
-def hide(keys: Mapping[str, str], length: int, generator: torch.Generator) -> bytes:
+def hide(
+    keys: Mapping[str, str], length: int, generator: torch.Generator, *, held_out: bool = True
+) -> bytes:
     """A stretch of real text in which keys are told.
 
     Args:
         keys: By name, told in this order.
         length: Bytes, the keys' sentences included.
         generator: Of where the stretch begins, and where the sentences stand.
+        held_out: Whether the text is of modules that no training sees.
 
     Returns:
         So many bytes.
@@ -153,7 +159,7 @@ def hide(keys: Mapping[str, str], length: int, generator: torch.Generator) -> by
     Raises:
         ArgumentError: if they are too few for the sentences.
     """
-    source = _source()
+    source = _source(held_out)
     needles = [f"\nThe pass key of {name} is {key}.\n".encode() for name, key in keys.items()]
     least = sum(map(len, needles))
     room = checks.integer("hide", "length", length, least) - least
@@ -193,10 +199,15 @@ def as_ids(texts: Sequence[bytes]) -> Tensor:
 
 
 @cache
-def _source() -> bytes:
-    """The standard library's own modules, one after the other: some megabytes of real text."""
+def _source(held_out: bool) -> bytes:
+    """Modules of the standard library, one after the other: megabytes of real text.
+
+    Every fourth is held out of training.
+    """
     folder = Path(sysconfig.get_paths()["stdlib"])
-    return b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    modules = sorted(folder.glob("*.py"))
+    chosen = [path for i, path in enumerate(modules) if (i % 4 == 3) == held_out]
+    return b"".join(path.read_bytes() for path in chosen)
 
 
 CROWDED = "sequence memory, delta, addresses left alone"
@@ -325,7 +336,7 @@ def train(finder: str, plan: Plan, seed: int = 0) -> Generator[float, None, Trai
     for step in range(plan.n_steps):
         shortest = 2 * plan.longest // 3
         length = int(torch.randint(shortest, plan.longest + 1, (1,), generator=generator))
-        texts = hidden_keys(plan.batch, length, plan.n_keys, generator)
+        texts = hidden_keys(plan.batch, length, plan.n_keys, generator, held_out=False)
         logits = model(texts)
         loss = functional.cross_entropy(logits.flatten(0, 1), texts.digits.flatten())
         if model.evidence is not None and finder != CROWDED:
@@ -351,7 +362,7 @@ def find(
         model: Trained.
         length: Bytes of each text.
         plan: Sizes.
-        seed: Of the texts, which no training text shares.
+        seed: Of the texts, which are of modules that no training text is taken from.
 
     Returns:
         A generator of the share that is done, which returns the share of keys that were given

@@ -46,7 +46,9 @@ class ModelMemory:
 
     def __init__(self, states: Iterable[MemoryState]) -> None:
         where = "ModelMemory"
-        self.states: tuple[MemoryState, ...] = tuple(checks.items(where, "states", states, "MemoryStates"))
+        self.states: tuple[MemoryState, ...] = tuple(
+            checks.items(where, "states", states, "MemoryStates")
+        )
         for state in self.states:
             if not isinstance(state, MemoryState):
                 checks.reject(where, "states", "hold MemoryStates only", state)
