@@ -1,6 +1,7 @@
 """The report on a small made-up experiment, and the coding of the digits."""
 
 import csv
+import html
 import json
 import math
 import re
@@ -297,7 +298,7 @@ def test_the_quick_report_of_all_sections_is_whole(tmp_path):
     ids = re.findall(r'\sid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
     for section in done:
-        assert section.experiment.question in text
+        assert section.experiment.question in html.unescape(text)
         assert section.finding.conclusion
         assert section.finding.figures
         for claim in section.finding.claims:
