@@ -44,7 +44,7 @@ from pentti.nn import SequenceMemory
 TINY = Size(address_bits=129, n_locations=2003, radius=52, noise=3, n_words=11)
 TINY_LAYER = LayerSize(dim=48, n_locations=49, top_k=3, n_heads=2)
 TINY_ATTENTION = AttentionSize(
-    65, n_heads=2, head_width=6, window=16, n_global=3, block=5, n_random=2, stride=7
+    65, n_heads=2, head_width=8, window=16, n_global=3, block=5, n_random=2, stride=7
 )
 BRIEF = Settings(
     2,
@@ -62,7 +62,7 @@ SIZES = {
     "crossing": TINY_LAYER,
     "optimiser": TINY_LAYER,
     "attention": TINY_ATTENTION,
-    "sequence": SequenceSize(65, n_heads=2, head_width=6, operation="forward + backward"),
+    "sequence": SequenceSize(65, n_heads=2, head_width=8, operation="forward + backward"),
     "token": TINY_ATTENTION,
 }
 

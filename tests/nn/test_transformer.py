@@ -414,7 +414,7 @@ def test_a_sequence_memory_has_the_heads_of_the_attention_and_room_for_its_conte
         ({"top_k": 0}, "`top_k` must be at least 1, got 0"),
         ({"max_length": 1.5}, "`max_length` must be an integer at least 1, got 1.5"),
         ({"n_heads": 0}, "`n_heads` must be at least 1, got 0"),
-        ({"n_locations": 50}, "`n_locations` must be a square, got 50"),
+        ({"n_locations": 50}, "`n_locations` must be a square, such as 49 = 7² or 64 = 8², got 50"),
         ({"n_locations": 49, "top_k": 50}, r"`top_k` must be in \[1, 49\], got 50"),
         ({"address_dim": "wide"}, "`address_dim` must be an integer at least 1, got 'wide'"),
         ({"shift": "yes"}, "`shift` must be one of False, True, got 'yes'"),

@@ -278,8 +278,8 @@ EXPERIMENT = Experiment(
         "in trials of the memory, see the log; the seed is the first of those tried.)"
     ),
     source=(
-        "Zoology (Arora et al. 2023, arXiv 2312.04927) for recall as the test; the texts are our "
-        "own"
+        "Kanerva 1988 for the memory; Zoology (Arora et al. 2023, arXiv 2312.04927) for recall as "
+        "the test; the texts are our own"
     ),
     run=_run,
 )

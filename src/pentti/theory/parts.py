@@ -40,8 +40,8 @@ def parts_cap_probability(part_dim: int, n_parts: int, cosine: float) -> float:
         ArgumentError: if an argument is not a number or out of range.
 
     Examples:
-        >>> round(parts_cap_probability(3, 3, 1 / 3), 12)  # three uniform numbers add up to 1
-        0.166666666667
+        >>> round(parts_cap_probability(3, 3, 1 / 3), 10)  # three uniform numbers add up to 1
+        0.1666666667
     """
     where = "parts_cap_probability"
     n, p = _sizes(where, part_dim, n_parts)
@@ -65,8 +65,8 @@ def parts_cosine_for(part_dim: int, n_parts: int, probability: float) -> float:
         ArgumentError: if an argument is not a number or out of range.
 
     Examples:
-        >>> round(parts_cosine_for(3, 3, 1 / 6), 12)
-        0.333333333333
+        >>> round(parts_cosine_for(3, 3, 1 / 6), 10)
+        0.3333333333
     """
     where = "parts_cosine_for"
     series = _series(*_sizes(where, part_dim, n_parts))
