@@ -75,3 +75,20 @@ def test_equal_queries_share_all_and_opposite_ones_nothing():
 def test_bad_arguments(arguments, name):
     with pytest.raises(ArgumentError, match=name):
         theory.parts_cap_probability(*arguments)
+
+
+@pytest.mark.parametrize("cosine", [0.9, 0.3])
+def test_in_two_dimensions_shares_are_those_of_angles(cosine):
+    """Long series go another way: shares against an average over 1,000 × 40,000 pairs of angles."""
+    threshold, half_angle = 0.8, math.acos(cosine) / 2
+    angles = (np.arange(40_000) + 0.5) * math.tau / 40_000
+    first, second = np.cos(angles - half_angle), np.cos(angles + half_angle)
+    # Two parts: of each pair of angles the means of both must reach the threshold.
+    order = np.argsort(first)
+    wanted = 0
+    for one, other in zip(first[::40], second[::40], strict=True):
+        from_ = np.searchsorted(first[order], 2 * threshold - one)
+        wanted += np.count_nonzero(second[order[from_:]] >= 2 * threshold - other)
+    share = wanted / 40_000 / 1000
+    found = theory.parts_cap_intersection(2, 2, threshold, cosine)
+    assert found == pytest.approx(share, rel=2e-3, abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -155,8 +156,24 @@ def _beyond_both(series: NDArray[np.float64], c: float, half_angle: float) -> fl
         return 0.0
     u = (_NODES + 1) / 2
     s = least + (1 - least) * u * u
-    k = np.arange(1, len(series) + 1) * math.pi
-    density = 0.5 + np.array([np.cos(k * at) @ series for at in s])
+    density = _density(series, s)
     nearer = np.sqrt(np.maximum(math.cos(half_angle) ** 2 - (c / s) ** 2, 0.0))
     share = 2 / math.pi * np.arctan2(nearer, math.sin(half_angle))
     return max(0.0, float((1 - least) * np.sum(density * share * u * _WEIGHTS)))
+
+
+def _density(series: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(series) <= _TERMS:
+        k = np.arange(1, len(series) + 1) * math.pi
+        return np.asarray(0.5 + np.cos(np.outer(at, k)) @ series)
+    values, places = _on_grid(series.tobytes())
+    return np.interp(at, places, values)
+
+
+# A long series costs one Fourier transform: its values at 8 places for each of its terms.
+@lru_cache(maxsize=2)
+def _on_grid(series: bytes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    half = np.concatenate(([1.0], np.frombuffer(series))) / 2
+    n_steps = 8 * (len(half) - 1)
+    values = np.fft.irfft(half, 2 * n_steps) * 2 * n_steps
+    return values[: n_steps + 1], np.linspace(0.0, 1.0, n_steps + 1)
