@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import outcome_of, seeded
 
 from pentti.experiments import needle, needle_reading
 from pentti.experiments.needle_reading import FINDERS, Plan, Reader, find, hidden_keys, train
@@ -16,23 +17,8 @@ TINY = Plan(
 )  # fmt: skip
 
 
-def generator(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def outcome_of(work):
-    """What a generator returns, and what it yielded."""
-    outcome = []
-
-    def run():
-        outcome.append((yield from work))
-
-    yielded = list(run())
-    return outcome[0], yielded
-
-
 def test_every_key_is_hidden_once_and_asked_once():
-    texts = hidden_keys(5, 1000, 4, generator(1))
+    texts = hidden_keys(5, 1000, 4, seeded(1))
     assert texts.ids.shape == (5, 1000)
     assert texts.digits.shape == (20, 5)
     for row, ids in enumerate(texts.ids):
@@ -49,7 +35,7 @@ def test_every_key_is_hidden_once_and_asked_once():
 
 
 def test_needles_lie_anywhere_and_texts_follow_the_generator():
-    first, again, other = (hidden_keys(30, 2000, 2, generator(seed)).ids for seed in (1, 1, 2))
+    first, again, other = (hidden_keys(30, 2000, 2, seeded(seed)).ids for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     places = [bytes(ids.tolist()).index(b"The pass key of") / 1700 for ids in first]
@@ -59,7 +45,7 @@ def test_needles_lie_anywhere_and_texts_follow_the_generator():
 
 def test_training_never_sees_the_text_of_the_tests():
     seen = needle_reading._source(False)
-    stretch = bytes(hidden_keys(1, 2000, 0, generator(3)).ids[0].tolist())
+    stretch = bytes(hidden_keys(1, 2000, 0, seeded(3)).ids[0].tolist())
     assert stretch in needle_reading._source(True)
     assert not any(stretch[i : i + 200] in seen for i in range(0, 1800, 300))
 
@@ -109,6 +95,6 @@ def test_crowding_is_part_of_what_a_memory_learns_from():
     for spread in (0.0, 100.0):
         plan = replace(TINY, n_steps=15, spread=spread, rate=1e-2)
         model = outcome_of(train("sequence memory, delta", plan))[0].model
-        model(hidden_keys(2, 900, 3, generator(5)))
+        model(hidden_keys(2, 900, 3, seeded(5)))
         crowded.append(float(crowding(model.evidence.detach())))
     assert crowded[1] < 0.95 * crowded[0]

@@ -3,22 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from helpers import outcome_of
 from torch.nn import functional
 
 from pentti.decoders import CosineCap, ProductKeys
 from pentti.experiments import activation, continual, layer_cost, pair_learning, pairs
 from pentti.nn import SDMLayer
-
-
-def outcome_of(work):
-    """What a generator returns, and what it yielded."""
-    outcome = []
-
-    def run():
-        outcome.append((yield from work))
-
-    yielded = list(run())
-    return outcome[0], yielded
 
 
 def test_the_count_agrees_with_random_projections():

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers import outcome_of, seeded
 
 from pentti.errors import ArgumentError
 from pentti.experiments import personal
@@ -16,21 +17,6 @@ TINY = Plan(width=16, n_locations=256)
 LIFE = Life(n_sessions=2, n_facts=3, n_bytes=300, n_talk=500)
 
 
-def outcome_of(work):
-    """What a generator returns, and what it yielded."""
-    outcome = []
-
-    def run():
-        outcome.append((yield from work))
-
-    yielded = list(run())
-    return outcome[0], yielded
-
-
-def generator(seed=1):
-    return torch.Generator().manual_seed(seed)
-
-
 @pytest.fixture(scope="module")
 def model():
     return Reader("sequence memory, delta", TINY, 3).eval()
@@ -38,19 +24,19 @@ def model():
 
 @pytest.fixture
 def grown(model, tmp_path):
-    (state, keys), shares = outcome_of(grow(model, LIFE, [4, 5, 6], tmp_path, generator()))
+    (state, keys), shares = outcome_of(grow(model, LIFE, [4, 5, 6], tmp_path, seeded()))
     return state, keys, shares
 
 
 def test_a_stretch_of_text_tells_all_keys_in_order():
-    keys = draw_keys(5, generator())
+    keys = draw_keys(5, seeded())
     assert set(keys) <= set(NAMES)
-    text = hide(keys, 700, generator()).decode("latin-1")
+    text = hide(keys, 700, seeded()).decode("latin-1")
     assert len(text) == 700
     assert re.findall(r"\nThe pass key of (\w+) is (\d{5})\.\n", text) == list(keys.items())
-    assert "pass key" not in hide({}, 700, generator()).decode("latin-1")
+    assert "pass key" not in hide({}, 700, seeded()).decode("latin-1")
     with pytest.raises(ArgumentError, match="length"):
-        hide(keys, 100, generator())
+        hide(keys, 100, seeded())
 
 
 def test_states_go_through_files_and_have_heard_everything(grown, tmp_path):

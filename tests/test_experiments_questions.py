@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import outcome_of, seeded
 
 from pentti.errors import ArgumentError
 from pentti.experiments import question_learning, questions
@@ -23,23 +24,8 @@ def one_thread():
     torch.set_num_threads(n_threads)
 
 
-def outcome_of(work):
-    """What a generator returns, and what it yielded."""
-    outcome = []
-
-    def run():
-        outcome.append((yield from work))
-
-    yielded = list(run())
-    return outcome[0], yielded
-
-
-def generator(seed=1):
-    return torch.Generator().manual_seed(seed)
-
-
 def texts(n=13, n_facts=5, length=131, **settings):
-    stream = generator()
+    stream = seeded()
     facts = draw_facts(LANGUAGE, n, n_facts, stream)
     return facts, *write(LANGUAGE, facts, facts, length, stream, **settings)
 
@@ -83,17 +69,17 @@ def test_a_question_may_have_the_same_word_where_that_is_wanted():
 
 
 def test_no_pair_is_told_twice_and_names_share_the_facts():
-    facts = draw_facts(LANGUAGE, 31, 6, generator())
+    facts = draw_facts(LANGUAGE, 31, 6, seeded())
     pairs = facts.names * 3 + facts.relations
     assert all(len(set(row)) == 6 for row in pairs.tolist())
     assert max(len(set(row)) for row in facts.names.tolist()) <= 3
-    apart = draw_facts(LANGUAGE, 31, 6, generator(), per_name=1)
+    apart = draw_facts(LANGUAGE, 31, 6, seeded(), per_name=1)
     assert max(len(set(row)) for row in apart.names.tolist()) > 3
 
 
 def test_others_were_never_told():
-    facts = draw_facts(LANGUAGE, 31, 3, generator())
-    near, far = others(LANGUAGE, facts, generator(2))
+    facts = draw_facts(LANGUAGE, 31, 3, seeded())
+    near, far = others(LANGUAGE, facts, seeded(2))
     for b in range(31):
         told = set(zip(facts.names[b].tolist(), facts.relations[b].tolist(), strict=True))
         for kind in (near, far):
@@ -104,9 +90,9 @@ def test_others_were_never_told():
 
 
 def test_talk_has_words_of_all_kinds_and_the_seed_fixes_a_text():
-    none = draw_facts(LANGUAGE, 2, 0, generator())
-    ids, at = write(LANGUAGE, none, none, 997, generator(3))
-    again, _ = write(LANGUAGE, none, none, 997, generator(3))
+    none = draw_facts(LANGUAGE, 2, 0, seeded())
+    ids, at = write(LANGUAGE, none, none, 997, seeded(3))
+    again, _ = write(LANGUAGE, none, none, 997, seeded(3))
     assert torch.equal(ids, again)
     assert at.shape == (2, 0)
     text = LANGUAGE.spell(ids[0])
@@ -118,9 +104,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ArgumentError, match=r"write: `length` must be .*, got 20"):
         texts(length=20)
     with pytest.raises(ArgumentError, match="draw_facts: `n_facts` must be in"):
-        draw_facts(LANGUAGE, 1, 12, generator())
+        draw_facts(LANGUAGE, 1, 12, seeded())
     with pytest.raises(ArgumentError, match="draw_facts: `per_name` must be in"):
-        draw_facts(LANGUAGE, 1, 3, generator(), per_name=4)
+        draw_facts(LANGUAGE, 1, 3, seeded(), per_name=4)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import outcome_of, seeded
 
 from pentti.experiments import recall, recall_learning
 from pentti.experiments.recall_learning import ALL_MIXERS, Curve, Setting, ask
@@ -12,25 +13,10 @@ from pentti.nn import SequenceMemory
 SMALL = Setting(32, 4, 64)
 
 
-def generator(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def outcome_of(work):
-    """What a generator returns, and what it yielded."""
-    outcome = []
-
-    def run():
-        outcome.append((yield from work))
-
-    yielded = list(run())
-    return outcome[0], yielded
-
-
 @pytest.mark.parametrize("random", [False, True])
 @pytest.mark.parametrize("setting", [Setting(64, 4), Setting(34, 7, 37), Setting(20, 5, 16)])
 def test_every_key_is_asked_once_and_its_value_is_the_answer(setting, random):
-    tokens, positions, answers = ask(setting, 63, generator(1), random=random)
+    tokens, positions, answers = ask(setting, 63, seeded(1), random=random)
     start = 2 * setting.pairs
     assert tokens.shape == (63, setting.length)
     assert 0 <= tokens.min() <= tokens.max() < setting.vocabulary
@@ -49,14 +35,14 @@ def test_every_key_is_asked_once_and_its_value_is_the_answer(setting, random):
 
 
 def test_texts_differ_by_the_generator_alone():
-    first, again, other = (ask(SMALL, 5, generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (ask(SMALL, 5, seeded(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.tokens, other.tokens)
 
 
 def test_the_first_question_follows_the_power_law():
     n = 20_000
-    positions = ask(SMALL, n, generator(3)).positions
+    positions = ask(SMALL, n, seeded(3)).positions
     slots = torch.arange(1, 13, dtype=torch.float64)
     expected = slots**-0.99 / (slots**-0.99).sum()
     found = ((positions[:, :1] - 8) // 2 == torch.arange(12)).double().mean(0)
@@ -71,13 +57,13 @@ def test_the_first_question_follows_the_power_law():
 
 def test_keys_are_drawn_evenly_in_every_order():
     n, n_keys = 30_000, 5
-    chosen = recall_learning._different(n, n_keys, 3, generator(4))
+    chosen = recall_learning._different(n, n_keys, 3, seeded(4))
     codes = chosen @ torch.tensor([25, 5, 1])
     counts = torch.bincount(codes, minlength=125)
     assert (counts > 0).sum() == 60
     expected = n / 60
     assert (counts[counts > 0] - expected).abs().max() < 5 * expected**0.5
-    everything = recall_learning._different(7, 4, 4, generator(5))
+    everything = recall_learning._different(7, 4, 4, seeded(5))
     assert torch.equal(everything.sort(1).values, torch.arange(4).expand(7, 4))
 
 
@@ -91,7 +77,7 @@ def test_what_a_window_reaches():
 @pytest.mark.parametrize("name", ALL_MIXERS)
 def test_a_changed_future_leaves_the_answers_before_as_they_were(name):
     model = recall_learning.reader(name, SMALL, 8, 6)
-    tokens = torch.randint(64, (3, 32), generator=generator(7))
+    tokens = torch.randint(64, (3, 32), generator=seeded(7))
     changed = torch.where(torch.arange(32) < 17, tokens, 63 - tokens)
     asked = torch.arange(17).expand(3, 17)
     with torch.no_grad():
@@ -102,7 +88,7 @@ def test_a_changed_future_leaves_the_answers_before_as_they_were(name):
 
 def test_the_convolution_sees_three_tokens():
     layer = recall_learning.Convolution(5)
-    x = torch.randn((2, 11, 5), generator=generator(8), requires_grad=True)
+    x = torch.randn((2, 11, 5), generator=seeded(8), requires_grad=True)
     layer(x)[:, 7].sum().backward()
     seen = (x.grad != 0).any(-1).any(0).nonzero()[:, 0]
     assert seen.tolist() == [5, 6, 7]
@@ -112,7 +98,7 @@ def test_addresses_as_drawn_do_not_learn():
     model = recall_learning.reader(recall_learning.AS_DRAWN, SMALL, 8, 1)
     memory = model.mixers[0]
     before = {name: p.clone() for name, p in memory.named_parameters()}
-    questions = ask(SMALL, 5, generator(1))
+    questions = ask(SMALL, 5, seeded(1))
     work = recall_learning.learn(
         model, SMALL, questions, lr=0.01, batch=7, n_steps=3, look=1, seed=2
     )
@@ -123,7 +109,7 @@ def test_addresses_as_drawn_do_not_learn():
 
 
 def test_the_memory_learns_and_stops_when_it_is_done():
-    questions = ask(SMALL, 100, generator(9))
+    questions = ask(SMALL, 100, seeded(9))
     model = recall_learning.reader("sequence memory", SMALL, 32, 3)
     state = torch.get_rng_state()
     work = recall_learning.learn(
@@ -139,7 +125,7 @@ def test_the_memory_learns_and_stops_when_it_is_done():
 
 
 def test_the_state_of_a_text_is_counted():
-    tokens = ask(Setting(32, 4, 64), 3, generator(1)).tokens
+    tokens = ask(Setting(32, 4, 64), 3, seeded(1)).tokens
     sizes = {
         name: recall_learning.state_bytes(recall_learning.reader(name, SMALL, 8, 1), tokens)
         for name in ALL_MIXERS

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import outcome_of, seeded
 
 from pentti.experiments import recall_state
 from pentti.experiments.recall_learning import Setting, ask, recall, state_bytes
@@ -22,23 +23,8 @@ MIXERS = {
 }
 
 
-def generator(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def outcome_of(work):
-    """What a generator returns, and what it yielded."""
-    outcome = []
-
-    def run():
-        outcome.append((yield from work))
-
-    yielded = list(run())
-    return outcome[0], yielded
-
-
 def test_the_gap_holds_other_words_and_moves_the_questions():
-    tokens, positions, answers = ask(SMALL, 63, generator(1))
+    tokens, positions, answers = ask(SMALL, 63, seeded(1))
     told, asked = slice(0, 10), slice(24, 34)
     keys = tokens[:, told][:, ::2]
     gap = tokens[:, 10:24]
@@ -48,7 +34,7 @@ def test_the_gap_holds_other_words_and_moves_the_questions():
     assert not (gap[:, :, None] == keys[:, None]).any()
     assert len(gap.unique()) == SMALL.vocabulary  # each word is some text's filling
     assert (tokens[:, asked] != 0).sum() == positions.numel()
-    same = ask(replace(SMALL, gap=0, length=20), 63, generator(1))
+    same = ask(replace(SMALL, gap=0, length=20), 63, seeded(1))
     assert torch.equal(same.tokens[:, told], tokens[:, told])
     assert torch.equal(same.positions + 14, positions)
 
@@ -56,7 +42,7 @@ def test_the_gap_holds_other_words_and_moves_the_questions():
 @pytest.mark.parametrize("name", MIXERS)
 def test_what_comes_later_changes_no_answer_and_what_came_before_does(name):
     model = recall_state._reader(MIXERS[name], 64)
-    tokens = torch.randint(1, 64, (3, 32), generator=generator(7))
+    tokens = torch.randint(1, 64, (3, 32), generator=seeded(7))
     changed = torch.where(torch.arange(32) < 17, tokens, 64 - tokens)
     asked = torch.arange(17).expand(3, 17)
     with torch.no_grad():
@@ -68,7 +54,7 @@ def test_what_comes_later_changes_no_answer_and_what_came_before_does(name):
 @pytest.mark.parametrize("kind", [CACHE, WINDOW])
 def test_attention_begins_by_reading_what_followed_an_equal_token(kind):
     mixer = replace(MIXERS["window"], kind=kind, width=64, most=30).make()
-    x = torch.nn.functional.rms_norm(torch.randn((1, 32, 64), generator=generator(2)), (64,))
+    x = torch.nn.functional.rms_norm(torch.randn((1, 32, 64), generator=seeded(2)), (64,))
     x[:, 30] = x[:, 12]
     with torch.no_grad():
         given = mixer(x)[0, 30]
@@ -113,7 +99,7 @@ def test_a_bounded_memory_forgets_on_the_way_and_only_what_is_too_much():
     wide = recall_state._reader(MIXERS["bounded"], 64)
     tight = recall_state._reader(replace(MIXERS["bounded"], most=16), 64)
     free = recall_state._reader(MIXERS["memory"], 64)
-    tokens = torch.randint(64, (2, 100), generator=generator(3))
+    tokens = torch.randint(64, (2, 100), generator=seeded(3))
     asked = torch.arange(100).expand(2, 100)
     whole = free(tokens, asked)
     assert torch.equal(tight(tokens, asked), whole)  # learning is not bounded
@@ -189,7 +175,7 @@ def test_the_cheapest_that_is_good_enough():
 
 def test_keys_that_are_alone_are_counted_by_chance():
     n, m, words = 20_000, 64, 2 * SMALL.pairs + SMALL.gap
-    places = torch.randint(m, (n, words + 1), generator=generator(4))
+    places = torch.randint(m, (n, words + 1), generator=seeded(4))
     alone = (places[:, 1:] != places[:, :1]).all(1).double().mean().item()
     expected = recall_state._alone(m, SMALL)
     assert abs(alone - expected) < 5 * (expected * (1 - expected) / n) ** 0.5
@@ -208,7 +194,7 @@ def test_the_better_rate_is_kept(monkeypatch):
 
 
 def test_a_model_that_is_right_recalls_everything():
-    questions = ask(SMALL, 7, generator(5))
+    questions = ask(SMALL, 7, seeded(5))
 
     class Right(torch.nn.Module):
         def forward(self, tokens, positions):

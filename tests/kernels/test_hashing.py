@@ -79,7 +79,7 @@ def test_what_was_inserted_is_found_and_nothing_else(n_locations, generator):
         owners, new, rows = [], [], []
         for i, table in enumerate(tables[:2]):  # the third stays empty
             for location in pool[torch.randperm(len(pool), generator=generator)].tolist():
-                if location not in table and size > new.count(i) and len(table) < room:
+                if location not in table and size > owners.count(i) and len(table) < room:
                     rows.append(len(table))
                     table[location] = len(table)
                     owners.append(i)

@@ -9,6 +9,7 @@ from pentti.kernels import buffers, cpu, ops, reference
 
 GRIDS = [(1, 1, 1), (3, 5, 25), (7, 5, 7), (65, 63, 32), (5, 316, 32), (9, 257, 100), (4, 300, 1)]
 GRIDS += [(0, 5, 3), (3, 40, 1600), (2, 70, 1024), (2, 67, 1)]
+GRIDS += [(1000, 16, 8), (47, 32, 18), (16, 8, 8), (33, 4, 16), (17, 32, 1), (5, 2, 4)]
 FLOATS = [torch.float32, torch.float64]
 SIZES = [(1, 1, 1, 1), (63, 65, 7, 33), (257, 100, 3, 1), (1001, 65, 1, 64), (5, 0, 4, 7)]
 
@@ -39,15 +40,26 @@ def test_the_reference_top_k_is_the_definition(generator):
     assert torch.equal(11 * i + j, sums.topk(17).indices)
 
 
-def test_top_k_survives_nan(generator):
-    scores = torch.randn((2, 4, 50), generator=generator)
+@pytest.mark.parametrize(("n", "k"), [(50, 32), (16, 8)])
+def test_top_k_survives_nan(n, k, generator):
+    scores = torch.randn((2, 5, n), generator=generator)
     scores[0, 1, 3] = torch.nan
     scores[1, 2, :] = -torch.nan
-    pairs = cpu.product_top_k(scores, 32)
-    assert torch.equal(pairs, reference.product_top_k(scores, 32))
+    scores[1, 3, ::3] = torch.inf
+    scores[0, 4, ::2] = -torch.inf
+    pairs = cpu.product_top_k(scores, k)
+    assert torch.equal(pairs, reference.product_top_k(scores, k))
     assert (pairs[0, 1] == 3).all()  # NaN counts as the largest
     assert pairs.min() >= 0
-    assert pairs.max() < 50
+    assert pairs.max() < n
+
+
+@pytest.mark.parametrize(("n", "k"), [(8, 8), (12, 30), (50, 8)])
+def test_sub_scores_in_order_need_no_sort(n, k, generator):
+    scores = (3 * torch.randn((2, 70, n), generator=generator)).round() / 3
+    scores = scores.sort(dim=-1, descending=True, stable=True).values
+    pairs = cpu.product_top_k(scores, k, ordered=True)
+    assert torch.equal(pairs, reference.product_top_k(scores, k))
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -19,6 +19,7 @@ def directions(x: Tensor) -> Tensor:
     Returns:
         Tensor of the same shape, with gradient.
     """
+    x = x.contiguous()  # or each of the three reductions and divisions jumps about in memory
     largest = x.detach().abs().amax(-1, keepdim=True)
     scaled = x / torch.where(largest > 0, largest, 1)  # so that no square over- or underflows
     length: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)

@@ -76,27 +76,26 @@ def _outcome(name: str, plan: Plan) -> Generator[float, None, _Outcome]:
 
 def _claims(outcomes: Mapping[str, _Outcome], plan: Plan) -> list[Claim]:
     first, last = plan.lengths[0], plan.lengths[-1]
-    best = {n: max(outcomes[name].share(n) for name in _MEMORIES) for n in plan.lengths}
     others = {n: o.share(first) for n, o in outcomes.items() if n not in _MEMORIES}
     rival = max(others, key=lambda name: others[name])
     wanted = {8192: 0.99, 131072: 0.95}
     adds, corrects, alone = (outcomes[name].share(last) for name in _MEMORIES)
     goals = [
         Claim(
-            f"A sequence memory finds the keys of {length:,} bytes",
+            f"The error-correcting memory finds the keys of {length:,} bytes",
             f"at least {wanted[length]:.2f}",
-            f"{best[length]:.3f}",
-            best[length] >= wanted[length],
+            f"{outcomes[_CORRECTS].share(length):.3f}",
+            outcomes[_CORRECTS].share(length) >= wanted[length],
         )
         for length in plan.lengths
         if length in wanted
     ]
     return [
         Claim(
-            f"A sequence memory finds the keys at the length of its training, {first:,} bytes",
+            f"It finds the keys at the length of its training, {first:,} bytes",
             "at least 0.90",
-            f"{best[first]:.3f}",
-            best[first] >= 0.90,
+            f"{outcomes[_CORRECTS].share(first):.3f}",
+            outcomes[_CORRECTS].share(first) >= 0.90,
         ),
         *goals,
         Claim(

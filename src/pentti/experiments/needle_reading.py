@@ -45,7 +45,6 @@ NAMES = (
     "umber", "viola", "willow", "xenon", "yarrow", "zebra",
 )  # fmt: skip
 _WINDOW = 16
-_HEADS = 4
 _WARM_UP = 20
 _LAST_RATE = 0.1  # of the first, at the end of training
 
@@ -69,7 +68,11 @@ class Plan:
 
     Attributes:
         width: Of the models.
-        n_locations: Hard locations of each head of the sequence memory.
+        n_heads: Heads of every mixer.
+        n_locations: Hard locations of each head of the sequence memory,
+        top_k: of which so many are active,
+        n_codebooks: found by so many codebooks,
+        address_dim: for an address of so many components.
         n_steps: Training steps,
         batch: each with so many texts,
         longest: of at most so many bytes.
@@ -81,7 +84,11 @@ class Plan:
     """
 
     width: int = 64
+    n_heads: int = 4
     n_locations: int = 64**4
+    top_k: int = 8
+    n_codebooks: int = 4
+    address_dim: int = 32
     n_steps: int = 300
     batch: int = 4
     longest: int = 2048
@@ -216,8 +223,8 @@ CROWDED = "sequence memory, delta, addresses left alone"
 
 def _memory(plan: Plan, rule: str) -> nn.Module:
     return SequenceMemory(
-        plan.width, _HEADS, n_locations=plan.n_locations, n_codebooks=4, address_dim=32, top_k=8,
-        rule=rule,
+        plan.width, plan.n_heads, n_locations=plan.n_locations, top_k=plan.top_k,
+        n_codebooks=plan.n_codebooks, address_dim=plan.address_dim, rule=rule,
     )  # fmt: skip
 
 
@@ -225,9 +232,9 @@ FINDERS: dict[str, Callable[[Plan], nn.Module]] = {
     "sequence memory": lambda plan: _memory(plan, "hebbian"),
     "sequence memory, delta": lambda plan: _memory(plan, "delta"),
     CROWDED: lambda plan: _memory(plan, "delta"),
-    "dense attention": lambda plan: Attention(plan.width, _HEADS),
-    "linear attention": lambda plan: LinearAttention(plan.width, _HEADS),
-    "window": lambda plan: SlidingWindowAttention(plan.width, _HEADS, window=8 * _WINDOW),
+    "dense attention": lambda plan: Attention(plan.width, plan.n_heads),
+    "linear attention": lambda plan: LinearAttention(plan.width, plan.n_heads),
+    "window": lambda plan: SlidingWindowAttention(plan.width, plan.n_heads, window=8 * _WINDOW),
 }
 """What the second block of a model mixes with; the first always sees a small window."""
 
@@ -249,7 +256,7 @@ class Reader(nn.Module):
         with seeded(seed):
             self.embedding = nn.Embedding(256, width)
             nn.init.normal_(self.embedding.weight, std=width**-0.5)
-            mixers = [_near(width), FINDERS[finder](plan), _near(width)]
+            mixers = [_near(plan), FINDERS[finder](plan), _near(plan)]
             self.blocks = nn.ModuleList(TransformerBlock(width, mixer) for mixer in mixers)
             self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, 256, bias=False)
         self.evidence: Tensor | None = None
@@ -300,8 +307,8 @@ class Reader(nn.Module):
         return memory.new_cache(batch)
 
 
-def _near(width: int) -> nn.Module:
-    return SlidingWindowAttention(width, _HEADS, window=_WINDOW)
+def _near(plan: Plan) -> nn.Module:
+    return SlidingWindowAttention(plan.width, plan.n_heads, window=_WINDOW)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Gather: whether that sum is above 0."""
 
-    def product_top_k(self, scores_2RN: Tensor, k: int) -> Tensor:
+    def product_top_k(self, scores_2RN: Tensor, k: int, ordered: bool = False) -> Tensor:
         """The k best cells of each grid of sums."""
 
     def product_threshold(self, scores_2RN: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pentti.kernels import grids, loops, orders, reference
+from pentti.kernels import grids, loops, networks, orders, reference
 from pentti.kernels.buffers import ALIGNMENT, recycled
 from pentti.kernels.layout import LANES
 from pentti.kernels.threads import over_ranges
@@ -188,12 +188,13 @@ def majority_rows(
     return _gather(loops.majority_of_counters, contents_MU, locations, offsets, np.bool_)
 
 
-def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
+def product_top_k(scores_2RN: Tensor, k: int, ordered: bool = False) -> Tensor:
     """The k best cells of each grid; see `reference.product_top_k`.
 
     Args:
         scores_2RN: Sub-scores, floating.
         k: How many cells, in [1, N²].
+        ordered: Whether the sub-scores come with the best first already.
 
     Returns:
         int64 tensor of shape (2, R, k): i and j of the cells, best first.
@@ -201,6 +202,15 @@ def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
     scores, score_bits = _with_bits(_as_native(scores_2RN).contiguous())
     _, n_rows, n = scores.shape
     pairs = np.empty((2, n_rows, k), dtype=np.int64)
+    share = n_rows * n >= _SHARE_WORK >> 2
+    plan = networks.plan(n, k, ordered) if score_bits.dtype == np.int32 else None
+    if plan is not None:
+
+        def sort(low: int, high: int) -> None:
+            networks.best_of_few(score_bits, low, high, *plan, pairs)
+
+        over_ranges(sort, n_rows, share, n_shares=_SHARES)
+        return torch.from_numpy(pairs)
     kind, slack = np.iinfo(score_bits.dtype), 4 * np.finfo(scores.dtype).eps
     limits = np.array([kind.min, kind.max], dtype=kind.dtype)
     n_cells = sum(min(n, k // (a + 1)) for a in range(min(k, n)))
@@ -210,7 +220,7 @@ def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
         sum_bits = sums.view(score_bits.dtype)
         grids.best_cells(scores, score_bits, low, high, limits, slack, sums, sum_bits, pairs)
 
-    over_ranges(find, n_rows, n_rows * n >= _SHARE_WORK >> 2, n_shares=_SHARES)
+    over_ranges(find, n_rows, share, n_shares=_SHARES)
     return torch.from_numpy(pairs)
 
 

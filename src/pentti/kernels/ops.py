@@ -104,7 +104,9 @@ def product_merge(sums: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("pentti::product_merge", mutates_args=())
 def _merge(sums_2HBK: Tensor, k: int) -> Tensor:
-    pairs = kernels.for_device(sums_2HBK.device).product_top_k(sums_2HBK.flatten(1, 2), k)
+    pairs = kernels.for_device(sums_2HBK.device).product_top_k(
+        sums_2HBK.flatten(1, 2), k, ordered=True
+    )
     return pairs.view(*sums_2HBK.shape[:3], k)
 
 

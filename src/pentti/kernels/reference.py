@@ -156,7 +156,7 @@ def majority_rows(
     return sum_rows(contents_MU, locations, offsets, weights) > 0
 
 
-def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
+def product_top_k(scores_2RN: Tensor, k: int, ordered: bool = False) -> Tensor:
     """The k best cells of each grid whose cell (i, j) scores ``first[i] + second[j]``.
 
     Each row has a grid of its own. NaN counts as the largest. Of equal sub-scores the lower index
@@ -165,12 +165,14 @@ def product_top_k(scores_2RN: Tensor, k: int) -> Tensor:
     Args:
         scores_2RN: Sub-scores, floating; infinite ones of one sign only.
         k: How many cells, in [1, N²].
+        ordered: Whether the sub-scores come with the best first already, which saves others work.
 
     Returns:
         int64 tensor of shape (2, R, k): i and j of the cells, best first.
 
     **Source:** Lample et al. 2019, "Large memory layers with product keys", section 3.2.
     """
+    del ordered
     n_rows, n = scores_2RN.shape[1:]
     kept = min(k, n)
     pairs = torch.empty((2, n_rows, k), dtype=torch.int64, device=scores_2RN.device)

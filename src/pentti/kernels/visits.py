@@ -44,6 +44,13 @@ def _add(total, weight, step):
 
 
 @reassociating
+def _add_four(total, weights, one, two, three, four):
+    a, b, c, d = weights
+    for i in range(len(total)):
+        total[i] += a * one[i] + b * two[i] + c * three[i] + d * four[i]
+
+
+@reassociating
 def _dot(one, other):
     total = one.dtype.type(0)
     for d in range(len(one)):
@@ -111,11 +118,27 @@ def _read(table, locations, shares, total):
     _, index, _, _, contents, evidence = table
     total[:] = 0
     mass = evidence.dtype.type(0)
+    a = b = c = np.int64(0)  # rows that wait for a fourth, which come in and go out once for all
+    first = second = third = mass
+    waiting = 0
     for k in range(len(locations)):
         row = index[_slot_of(locations[k], table)]
         if row >= 0 and shares[k] != 0:
-            _add(total, shares[k], contents[row])
             mass += shares[k] * evidence[row]
+            if waiting == 3:
+                weights = first, second, third, shares[k]
+                _add_four(total, weights, contents[a], contents[b], contents[c], contents[row])
+                waiting = 0
+            else:
+                a, b, c = b, c, np.int64(row)
+                first, second, third = second, third, shares[k]
+                waiting += 1
+    if waiting > 2:
+        _add(total, first, contents[a])
+    if waiting > 1:
+        _add(total, second, contents[b])
+    if waiting > 0:
+        _add(total, third, contents[c])
     return mass
 
 
