@@ -127,29 +127,34 @@ def _memory_fault(form: SequenceMemory, x: Tensor, output: Tensor) -> str | None
 
 
 def stream_tokens(job: Job[AttentionSize]) -> Iterator[Line]:
-    """One token at a time, once so many have passed.
+    """One token at a time, once so many have passed: all positions in turns.
 
     Args:
-        job: Says how many, as the length of the sequence.
+        job: Its settings say how many.
     """
-    size, settings = job.size, job.settings
+    settings = job.settings
     torch.manual_seed(8)
-    form = FORMS["pentti"](size).to(settings.device).eval()
+    form = FORMS["pentti"](job.size).to(settings.device).eval()
     state: Any = form.new_cache(1)  # type: ignore[operator]
     generator = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for low in range(0, size.length, 16_384):
-            n = min(16_384, size.length - low)
-            form(torch.randn((1, n, size.dim), generator=generator).to(settings.device), state)
-    ones = torch.randn((1024, 1, 1, size.dim), generator=generator).to(settings.device)
+    ones = torch.randn((1024, 1, 1, job.size.dim), generator=generator).to(settings.device)
+    entries, passed = [], 0
+    for position in settings.positions:
+        while passed < position:
+            n = min(16_384, position - passed)
+            with torch.no_grad():
+                form(torch.randn((1, n, job.size.dim), generator=generator).to(ones), state)
+            passed += n
+        entries.append(_one_more(form, state.clone(), ones, position))
+    yield from measure(Comparison(job.facts("one token"), entries), settings.patience)
 
+
+def _one_more(form: nn.Module, state: Any, ones: Tensor, position: int) -> Entry:
     def run(repetition: int) -> Tensor:
         with torch.no_grad():
             output: Tensor = form(ones[repetition % len(ones)], state).output
             return output
 
-    entry = Entry("pentti", run, 1, lambda y: None if y.isfinite().all() else "is not finite")
-    for line in measure(
-        Comparison(job.facts("one token", size.length), [entry]), settings.patience
-    ):
-        yield {**line, "state_bytes": state.size_bytes}
+    facts = {"batch": position, "state_bytes": state.size_bytes}
+    sound = lambda y: None if y.isfinite().all() else "is not finite"  # noqa: E731 one expression
+    return Entry(f"pentti after {position:,}", run, 1, sound, facts=facts)

@@ -55,6 +55,7 @@ BRIEF = Settings(
     sides=(5, 10),
     lengths=(65,),
     crossing=(7, 65),
+    positions=(0, 7, 65),
 )
 SIZES = {
     "layer": TINY_LAYER,

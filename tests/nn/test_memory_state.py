@@ -564,6 +564,7 @@ def test_repr_says_how_full_it_is(generator):
         ({"n_heads": 0}, "`n_heads` must be at least 1, got 0"),
         ({"n_locations": 0}, r"`n_locations` must be in \[1, 1099511627776\], got 0"),
         ({"n_locations": 2**40 + 1}, r"must be in \[1, 1099511627776\], got 1099511627777"),
+        ({"batch": 2**22, "n_locations": 2**40}, r"`batch` must be in \[0, 4194303\], got 4194304"),
         ({"width": 0}, "`width` must be at least 1, got 0"),
         ({"top_k": 26}, r"`top_k` must be in \[1, 25\], got 26"),
         ({"max_locations": 1}, "`max_locations` must be at least 2, got 1"),

@@ -85,6 +85,8 @@ class MemoryState:
         self.forget, self.writer = forget, writer
         if dtype not in (torch.float32, torch.float64):
             checks.reject(where, "dtype", "be torch.float32 or torch.float64", dtype)
+        most = ((1 << 63) - 1) // (self.n_heads * self.n_locations)
+        checks.integer(where, "batch", self.batch, 0, most)  # all are numbered together, in int64
         n = self.batch * self.n_heads
         self.n_tokens = torch.zeros(self.batch, dtype=torch.int64, device=device)
         """How many tokens each sequence has had, int64 (B,)."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pentti import checks
 from pentti.decoders import ProductKeys
-from pentti.decoders.product import checked_codebooks
+from pentti.decoders.product import checked_codebooks, codebook_size
 from pentti.kernels.hashing import MOST
 from pentti.nn.local.base import check_mask
 from pentti.nn.memory_state import MemoryState
@@ -72,7 +72,8 @@ class SequenceMemory(nn.Module):
             `top_k` each.
         max_length: Longest context that is expected; longer ones work, and match less well.
         top_k: Hard locations that a head activates, K. With one alone addresses do not learn.
-        address_dim: Components of a head's address; the width of its values unless given.
+        address_dim: Components of a head's address, a multiple of the codebooks and two for each
+            at least; the width of its values unless given.
         n_codebooks: Codebooks of a head's addresses, a power of two up to 32: with four, a short
             search finds its way among millions of locations, where chance overlaps are few.
         shift: Whether a value is written at the address before it. Otherwise at its own, and each
@@ -87,8 +88,8 @@ class SequenceMemory(nn.Module):
         seed: Of the first addresses.
 
     Raises:
-        ArgumentError: if a size is out of range, `dim` no multiple of the heads, or M no
-            n-th power with n codebooks.
+        ArgumentError: if a size is out of range, `dim` no multiple of the heads, `address_dim`
+            none of the codebooks, or M no n-th power with n codebooks.
 
     Shapes:
         x (B, L, D) → output (B, L, D), meter (B, L), evidence (B, L).
@@ -140,9 +141,12 @@ class SequenceMemory(nn.Module):
         if n_locations is None:
             n_locations = _root_up(max_length * top_k, n_codebooks) ** n_codebooks
         checks.integer(where, "n_locations", n_locations, 1, MOST)
-        part = (
-            self.width if address_dim is None else checks.count(where, "address_dim", address_dim)
-        )
+        codebook_size(where, n_locations, n_codebooks)
+        part = self.width if address_dim is None else address_dim
+        part = checks.integer(where, "address_dim", part, 2 * n_codebooks)
+        if part % n_codebooks:
+            expected = f"be a multiple of the {n_codebooks} codebooks"
+            checks.reject(where, "address_dim", expected, part)
         self.shift = checks.flag(where, "shift", shift)
         checks.one_of(where, "rule", rule, RULES)
         self.rule = rule
