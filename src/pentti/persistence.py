@@ -95,6 +95,8 @@ def _check_header(source: Path, header: Mapping[str, str], kind: str) -> None:
         holds = f"a pentti {found}" if found else "something foreign"
         raise StoreError(f"cannot read {source}: it holds {holds}, a pentti {kind} is expected")
     version = int(header["format_version"])
+    if version < 1:
+        raise ValueError("format_version")
     if version > FORMAT_VERSION:
         raise StoreError(
             f"cannot read {source}: its format {version} is newer than {FORMAT_VERSION}, "

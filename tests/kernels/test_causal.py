@@ -204,7 +204,7 @@ def test_gradients_among_very_many_locations(generator):
 
     def run(shares, weights, values, rates):
         given = (to[visit.read], shares, to[visit.written], weights, values)
-        plain = causal_ops.plain(*given, 2**40)
+        plain = causal_ops.causal_memory(*given, 2**40)
         return *plain, *causal_ops.correcting(*given, rates, visit.amounts, 2**40)
 
     assert gradcheck(run, leaves)
@@ -281,7 +281,9 @@ def test_gradients_of_a_plain_write(size, generator):
     leaves = [x.requires_grad_() for x in (visit.shares, visit.weights, visit.values)]
 
     def run(shares, weights, values):
-        return causal_ops.plain(visit.read, shares, visit.written, weights, values, size[-1])
+        return causal_ops.causal_memory(
+            visit.read, shares, visit.written, weights, values, size[-1]
+        )
 
     torch.testing.assert_close(run(*leaves), causal.quadratic(one_amount(visit))[:2])
     assert gradcheck(run, leaves)
@@ -318,7 +320,7 @@ def test_both_derivatives_on_awkward_sizes_equal_the_quadratic_form(generator):
         leaves = [x.requires_grad_() for x in (visit.shares, visit.weights, visit.values)]
         given = (visit.read, leaves[0], visit.written, *leaves[1:], size[-1])
         to = (visit.probes, visit.probe_amounts)
-        found = torch.autograd.grad(causal_ops.plain(*given), leaves, to)
+        found = torch.autograd.grad(causal_ops.causal_memory(*given), leaves, to)
         expected = torch.autograd.grad(causal.quadratic(visit)[:2], leaves, to)
         torch.testing.assert_close(found, expected)
 
@@ -329,9 +331,9 @@ def test_a_write_of_weight_zero_is_left_out_whatever_it_is(generator):
     assert not visit.weights[:, ::3].any()
     clean = visit._replace(values=visit.values.nan_to_num())
     given = (visit.read, visit.shares, visit.written, visit.weights)
-    found = causal_ops.plain(*given, visit.values, 4)
+    found = causal_ops.causal_memory(*given, visit.values, 4)
     assert found[0].abs().max() > 0
-    for one, two in zip(found, causal_ops.plain(*given, clean.values, 4), strict=True):
+    for one, two in zip(found, causal_ops.causal_memory(*given, clean.values, 4), strict=True):
         assert torch.equal(one, two)
     more = (visit.amounts, visit.probe_amounts, 4)
     found = causal_ops.correcting(*given, visit.values, *more)
@@ -375,7 +377,7 @@ def test_compiled_operators_equal_eager_ones(generator, compiler):
 
     def both(shares, weights, values, rates):
         given = (visit.read, shares, visit.written, weights, values)
-        plain = causal_ops.plain(*given, 11)
+        plain = causal_ops.causal_memory(*given, 11)
         return *plain, *causal_ops.correcting(*given, rates, visit.amounts, 11)
 
     eager = both(*leaves)
@@ -402,8 +404,10 @@ def test_a_long_sum_keeps_its_digits(repeated, bound, generator):
     values = 1 + torch.randn((1, length, 2), generator=generator)
     if repeated:
         shares, values = torch.full_like(shares, 0.7), torch.full_like(values, 1.1)
-    found = causal_ops.plain(read, shares, read, shares, values, 4)
-    exact = causal_ops.plain(read, shares.double(), read, shares.double(), values.double(), 4)
+    found = causal_ops.causal_memory(read, shares, read, shares, values, 4)
+    exact = causal_ops.causal_memory(
+        read, shares.double(), read, shares.double(), values.double(), 4
+    )
     assert exact[1].max() > 1e5
     for one, other in zip(found, exact, strict=True):
         assert (one - other).abs().max() < bound * other.abs().max()
@@ -430,7 +434,7 @@ def run(length):
     causal.scan(Visit(read, shares, values, amounts, read, shares))
     for x in (shares, values):
         x.requires_grad_()
-    causal_ops.plain(read, shares, read, shares, values, n)[0].sum().backward()
+    causal_ops.causal_memory(read, shares, read, shares, values, n)[0].sum().backward()
     found = causal_ops.correcting(read, shares, read, shares, values, amounts, amounts, n)
     found[0].sum().backward()
     return values.grad.abs().max().item()

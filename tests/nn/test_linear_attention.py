@@ -76,3 +76,30 @@ def test_bad_input_is_refused(layer, generator):
         layer(torch.zeros(1, 2, 8, dtype=torch.float64))
     with pytest.raises(ArgumentError, match=r"`cache` must come from `new_cache\(2\)`"):
         layer(tokens(2, 3, generator), cache=layer.new_cache(1))
+
+
+def test_a_nan_that_is_no_token_reaches_nothing(generator):
+    layer = LinearAttention(12, 3)
+    x = torch.randn(2, 7, 12, generator=generator)
+    x[0, 0] = torch.nan
+    x.requires_grad_()
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[0, 0] = False
+    layer(x, token_mask=mask)[mask].sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+def test_tokens_and_caches_that_do_not_fit_are_named():
+    layer, x = LinearAttention(12, 3), torch.zeros(2, 5, 12)
+    for bad, message in (
+        (x[0], r"`x_BLD` must have shape \(batch, length, dim\), got shape \(5, 12\)"),
+        (x.double(), "`x_BLD` must be torch.float32 like the layer, or under autocast, got .*64"),
+    ):
+        with pytest.raises(ArgumentError, match=f"LinearAttention: {message}"):
+            layer(bad)
+    for other in (LinearAttention(12, 2).new_cache(2), layer.double().new_cache(2), 3):
+        with pytest.raises(ArgumentError, match=r"`cache` must come from `new_cache\(2\)`"):
+            LinearAttention(12, 3)(x, cache=other)
+    with pytest.raises(ArgumentError, match="new_cache: `batch` must be at least 0, got -1"):
+        layer.new_cache(-1)

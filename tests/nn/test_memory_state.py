@@ -122,7 +122,7 @@ def test_a_table_shows_what_has_faded(generator):
     layer(torch.full((1, 1, 6), torch.nan, dtype=torch.float64), state)  # writes nothing
     later = state.table(0, 0)
     assert first[1].sum() > 0
-    torch.testing.assert_close(later, tuple(x / 2 for x in first))
+    torch.testing.assert_close(later, tuple(0.95 * x for x in first))
     state.rescale()
     torch.testing.assert_close(state.table(0, 0), later)
     assert not state.scale.any()

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pentti import checks
 from pentti.kernels import causal, causal_cpu
 from pentti.kernels.causal import Visit, Visited
 
-__all__ = ["correcting", "plain"]
+__all__ = ["causal_memory", "correcting"]
 
 
-def plain(
+def causal_memory(
     read: Tensor,
     shares: Tensor,
     written: Tensor,
@@ -49,7 +50,7 @@ def _plain(
 ) -> tuple[Tensor, Tensor]:
     given = Visit(written, weights, values, _ones(values), read, shares)
     found = _visit(given, n_locations)
-    return found.sums, found.masses
+    return found.sums.contiguous(), found.masses.contiguous()  # no views of one tensor
 
 
 @_plain.register_fake
@@ -203,3 +204,13 @@ def _backward_of_correct(ctx: Any, to_sums: Tensor, to_masses: Tensor, _: Any) -
 
 
 _correct.register_autograd(_backward_of_correct, setup_context=_keep_correct)
+
+
+def _refuse(ctx: Any, *gradients: Any) -> Any:
+    del ctx, gradients
+    got = checks.Words("a second time")
+    checks.reject("causal_memory", "values", "be differentiated once", got)
+
+
+for _operator in (_plain_backward, _correct_backward):
+    _operator.register_autograd(_refuse)

@@ -173,6 +173,8 @@ def product_top_k(scores_2RN: Tensor, k: int, ordered: bool = False) -> Tensor:
     **Source:** Lample et al. 2019, "Large memory layers with product keys", section 3.2.
     """
     del ordered
+    if scores_2RN.element_size() < 4:
+        scores_2RN = scores_2RN.float()  # halves are added up in float32
     n_rows, n = scores_2RN.shape[1:]
     kept = min(k, n)
     pairs = torch.empty((2, n_rows, k), dtype=torch.int64, device=scores_2RN.device)

@@ -45,7 +45,7 @@ def crowding(evidence: Tensor, token_mask: Tensor | None = None) -> Tensor:
     if evidence.ndim not in (2, 3):
         got = checks.Words(f"shape {tuple(evidence.shape)}")
         checks.reject(where, "evidence", "have shape (B, L) or (B, n_layers, L)", got)
-    wide = evidence.to(torch.promote_types(evidence.dtype, torch.float32))
+    wide = evidence.to(torch.promote_types(evidence.dtype, torch.float32)).clamp_min(0)
     if token_mask is None:
         return wide.log1p().sum() / max(1, wide.numel())
     check_mask(where, wide[..., None] if wide.ndim == 2 else wide.movedim(-1, 1), token_mask)

@@ -93,13 +93,9 @@ class LinearAttention(nn.Module):
         Raises:
             ArgumentError: if a shape does not fit, or the cache is not its own.
         """
-        where = "LinearAttention"
-        check_vectors(where, "x_BLD", x_BLD, self.dim, self.query.weight.device)
-        check_mask(where, x_BLD, token_mask)
-        state = self.new_cache(len(x_BLD)) if cache is None else cache
-        if not isinstance(state, LinearState) or len(state.sums) != len(x_BLD):
-            got = checks.Words("another one")
-            checks.reject(where, "cache", f"come from `new_cache({len(x_BLD)})`", got)
+        state = self._state(x_BLD, token_mask, cache)
+        if token_mask is not None:  # a NaN that is no token must not reach a gradient either
+            x_BLD = torch.where(token_mask[..., None], x_BLD, 0)
         q, k, v = (
             part(x_BLD).unflatten(-1, (self.n_heads, -1)).transpose(1, 2).to(state.sums.dtype)
             for part in (self.query, self.key, self.value)
@@ -109,7 +105,37 @@ class LinearAttention(nn.Module):
             k = torch.where(token_mask[:, None, :, None], k, 0)
             v = torch.where(token_mask[:, None, :, None], v, 0)
         mixed = self._mixed(q, k, v, state)
-        return self.out(mixed.transpose(1, 2).flatten(2).to(x_BLD.dtype))  # type: ignore[no-any-return]
+        output: Tensor = self.out(mixed.transpose(1, 2).flatten(2).to(x_BLD.dtype))
+        return output
+
+    def _state(
+        self, x: Tensor, token_mask: Tensor | None, cache: LinearState | None
+    ) -> LinearState:
+        """What came before; refuses what does not fit."""
+        where, own = "LinearAttention", self.query.weight
+        check_vectors(where, "x_BLD", x, self.dim, own.device)
+        if x.ndim != 3:
+            got = checks.Words(f"shape {tuple(x.shape)}")
+            checks.reject(where, "x_BLD", "have shape (batch, length, dim)", got)
+        cast = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (
+            x.dtype,
+            own.dtype,
+        )
+        if x.dtype != own.dtype and not cast:
+            expected = f"be {own.dtype} like the layer, or under autocast"
+            checks.reject(where, "x_BLD", expected, checks.Words(str(x.dtype)))
+        check_mask(where, x, token_mask)
+        empty = self.new_cache(len(x))
+        if cache is None:
+            return empty
+        alike = isinstance(cache, LinearState) and all(
+            (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+            for one, other in ((cache.sums, empty.sums), (cache.norms, empty.norms))
+        )
+        if not alike:
+            got = checks.Words("another one")
+            checks.reject(where, "cache", f"come from `new_cache({len(x)})`", got)
+        return cache
 
     def new_cache(self, batch: int) -> LinearState:
         """A state without tokens.
@@ -119,7 +145,11 @@ class LinearAttention(nn.Module):
 
         Returns:
             The state.
+
+        Raises:
+            ArgumentError: if `batch` is negative.
         """
+        batch = checks.integer("LinearAttention.new_cache", "batch", batch, 0)
         weight = self.query.weight
         kind = torch.promote_types(weight.dtype, torch.float32)
         shape = (batch, self.n_heads, self.dim // self.n_heads)

@@ -255,6 +255,8 @@ class MemoryState:
         self.used[full] = n_kept
         index = hashing.build(self.keys[full], self.used[full], self.n_locations)
         self.index = _replaced(self.index, full, index)
+        if self.room > 4 * self.max_locations:  # a long call needed more for a while
+            vars(self).update(vars(_narrowed(self, 2 * self.max_locations)))
 
     def rescale(self) -> None:
         """Multiply the contents with what decay has left of them, so that numbers stay in range."""
@@ -302,7 +304,10 @@ class MemoryState:
             ArgumentError: if there is no such sequence.
         """
         low, high = 0, self.batch
-        if sequence is not None:
+        if sequence is None:
+            self.used = torch.zeros_like(self.used)
+            vars(self).update(vars(_narrowed(self, 0)))
+        else:
             low = checks.integer("MemoryState.clear", "sequence", sequence, 0, self.batch - 1)
             high = low + 1
         chosen = torch.arange(low, high, device=self.device)
@@ -363,7 +368,8 @@ class MemoryState:
         Writes add up, so that it does not matter who wrote what first. What an error-correcting
         layer wrote adds up too, and is right where the two wrote to different locations. The
         next write goes where the other's last token pointed. Where there is a bound, it holds, and
-        what the other has written counts as the later.
+        what the other has written counts as the later. What fades has faded in each for itself:
+        what this one holds does not fade by the tokens of the other.
 
         Args:
             other: Of the same settings and batch.
@@ -458,6 +464,8 @@ class MemoryState:
         empty = {name: x for name, x in _tensors(state).items() if name != "index"}
         check_packed(tensors, empty, _TABLES, state.n_locations)
         used = tensors["used"]
+        if not isinstance(state.writer, str):
+            raise ValueError("writer")
         if len(used):
             state.reserve(int(used.max()))
         vars(state).update({name: tensors[name] for name in empty if name not in _TABLES})
@@ -469,7 +477,7 @@ class MemoryState:
         return state
 
     def check_like(self, where: str, argument: str, other: Any) -> None:
-        """Refuse what is no state of the same settings, type and device.
+        """Refuse what is no state of the same sizes, writer, type and device.
 
         Args:
             where: The public function that was called.
@@ -481,7 +489,7 @@ class MemoryState:
         """
         if not isinstance(other, MemoryState):
             checks.reject(where, argument, "be a MemoryState", other)
-        for name in (*_SETTINGS[:-1], "dtype", "device", "writer"):
+        for name in ("n_heads", "n_locations", "width", "top_k", "dtype", "device", "writer"):
             own, given = getattr(self, name), getattr(other, name)
             if own != given:
                 got = checks.Words(f"{given}")
@@ -535,6 +543,13 @@ def _widened(state: MemoryState, room: int) -> MemoryState:
     if hashing.capacity(state.n_locations, room) != state.index.shape[1]:
         wider["index"] = hashing.build(wider["keys"], state.used, state.n_locations)
     return _with(state, wider)
+
+
+def _narrowed(state: MemoryState, room: int) -> MemoryState:
+    """A state with room for so many locations, no fewer than are used."""
+    narrow = {name: getattr(state, name)[:, :room].clone() for name in _TABLES}
+    narrow["index"] = hashing.build(narrow["keys"], state.used, state.n_locations)
+    return _with(state, narrow)
 
 
 def _replaced(old: Tensor, at: Tensor, new: Tensor) -> Tensor:

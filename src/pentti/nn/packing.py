@@ -46,6 +46,11 @@ def check_packed(
         kind = key_type(n_locations) if name == "keys" else own.dtype
         if given[name].shape != shape or given[name].dtype != kind:
             raise ValueError(name)
+    negative = [name for name in ("n_tokens", "stamps") if (given[name] < 0).any()]
+    numbers = ("contents", "evidence", "scale", "last_weights")
+    strange = negative + [name for name in numbers if not given[name].isfinite().all()]
+    if strange:
+        raise ValueError(*strange)
     if ((used < 0) | (used > n_rows)).any() or used.sum() != n_rows:
         raise ValueError("used")
     keys, last = given["keys"].long(), given["last_locations"]

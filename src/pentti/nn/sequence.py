@@ -14,20 +14,23 @@ from pentti.decoders import ProductKeys
 from pentti.decoders.product import checked_codebooks, codebook_size
 from pentti.kernels.hashing import MOST
 from pentti.nn.local.base import check_mask
-from pentti.nn.memory_state import MemoryState
+from pentti.nn.memory_state import FORGET, MemoryState
 from pentti.nn.sdm import implied_beta
 from pentti.nn.weighting import Weighting
 from pentti.nn.written import Writes, alone, continued
 from pentti.tensors import check_vectors
 
-__all__ = ["RULES", "SequenceMemory", "SequenceOutput"]
+__all__ = ["LONGEST", "RULES", "SequenceMemory", "SequenceOutput", "checked_address"]
 
 RULES = ("hebbian", "delta")
 """How a value is written: added, or so that its address gives it from now on."""
 
+LONGEST = 1 << 39
+"""Tokens times `top_k` up to which the hard locations are as many unless told otherwise."""
+
 _FLOOR = 0.1  # of the evidence, at the start
 _KEPT = 0.999  # what decay leaves after a token, at the start
-_LEAST_KEPT = -20.0  # and its natural logarithm at the least
+_LEAST_KEPT = 0.9  # and at the least: what goes faster, a window serves
 _PART = 8192  # tokens of a pass without gradients
 _RANGE = 40.0  # of logarithms that are multiplied out, so that float32 holds them twice
 
@@ -73,15 +76,18 @@ class SequenceMemory(nn.Module):
         max_length: Longest context that is expected; longer ones work, and match less well.
         top_k: Hard locations that a head activates, K. With one alone addresses do not learn.
         address_dim: Components of a head's address, a multiple of the codebooks and two for each
-            at least; the width of its values unless given.
+            at least; unless given the first such number from the width of its values on.
         n_codebooks: Codebooks of a head's addresses, a power of two up to 32: with four, a short
             search finds its way among millions of locations, where chance overlaps are few.
         shift: Whether a value is written at the address before it. Otherwise at its own, and each
             token sees itself: for values and addresses that are paired token by token. Under the
             delta rule it then reads back what it has just written, unless a gate holds it back.
         rule: "hebbian", or "delta": a write corrects what its address gave until now.
-        decay: Whether what was written fades, by a factor for each token that each head learns.
+        decay: Whether what was written fades, by a factor for each token that each head learns,
+            between 0.9 and 1.
         write_gate: Whether each head learns which tokens to write, and how strongly.
+        precise: Whether sums are kept in float64, for texts of millions of tokens that write to
+            the same locations again and again, at twice the memory.
         max_locations: Most touched locations that a head's state keeps from call to call; without
             a state nothing is forgotten.
         forget: Which go first beyond that: "oldest" or "least".
@@ -121,6 +127,7 @@ class SequenceMemory(nn.Module):
         rule: str = "hebbian",
         decay: bool = False,
         write_gate: bool = False,
+        precise: bool = False,
         max_locations: int | None = None,
         forget: str = "oldest",
         seed: int = 0,
@@ -139,25 +146,26 @@ class SequenceMemory(nn.Module):
         max_length = checks.count(where, "max_length", max_length)
         n_codebooks = checked_codebooks(where, n_codebooks)
         if n_locations is None:
+            checks.integer(where, "max_length", max_length, 1, LONGEST // top_k)
             n_locations = _root_up(max_length * top_k, n_codebooks) ** n_codebooks
         checks.integer(where, "n_locations", n_locations, 1, MOST)
         codebook_size(where, n_locations, n_codebooks)
-        part = self.width if address_dim is None else address_dim
-        part = checks.integer(where, "address_dim", part, 2 * n_codebooks)
-        if part % n_codebooks:
-            expected = f"be a multiple of the {n_codebooks} codebooks"
-            checks.reject(where, "address_dim", expected, part)
+        checks.integer(where, "top_k", top_k, 1, n_locations)
+        checks.integer(where, "seed", seed, 0, 2**63 - 1)
+        part = checked_address(where, address_dim, self.width, n_codebooks)
         self.shift = checks.flag(where, "shift", shift)
         checks.one_of(where, "rule", rule, RULES)
         self.rule = rule
+        self.precise = checks.flag(where, "precise", precise)
         self.decoder = ProductKeys(
             part * self.n_heads, n_locations, n_heads=self.n_heads, top_k=top_k,
             n_codebooks=n_codebooks, learned=True, seed=seed,
         )  # fmt: skip
-        checks.integer(where, "top_k", top_k, 1, self.decoder.n_locations)
         self.n_locations, self.top_k = self.decoder.n_locations, top_k
+        if max_locations is not None:
+            checks.integer(where, "max_locations", max_locations, top_k)
+        checks.one_of(where, "forget", forget, FORGET)
         self.max_locations, self.forget = max_locations, forget
-        self.new_cache(0)  # refuses bounds that do not fit
         with self.decoder.device:
             self.address = nn.Linear(self.dim, self.decoder.dim, bias=False)
             self.value = nn.Linear(self.dim, self.dim, bias=False)
@@ -166,7 +174,8 @@ class SequenceMemory(nn.Module):
             floor = torch.full((self.n_heads,), math.log(math.expm1(_FLOOR)))
             self.floor = nn.Parameter(floor) if rule == "hebbian" else None
             decay = checks.flag(where, "decay", decay)
-            start = torch.full((self.n_heads,), math.log(_KEPT / (1 - _KEPT)))
+            share = (_KEPT - _LEAST_KEPT) / (1 - _LEAST_KEPT)
+            start = torch.full((self.n_heads,), math.log(share / (1 - share)))
             self.kept = nn.Parameter(start) if decay else None
             gated = checks.flag(where, "write_gate", write_gate)
             self.gate = nn.Linear(self.dim, self.n_heads) if gated else None
@@ -181,7 +190,9 @@ class SequenceMemory(nn.Module):
 
         Args:
             x_BLD: Tokens, shape (B, L, D).
-            cache: What was written before, from `new_cache`; it is changed in place.
+            cache: What was written before, from `new_cache`; it is changed in place, so that a
+                backward pass must not run this again (as `torch.utils.checkpoint` does). The
+                layer's own bound holds for it.
             token_mask: True where there is a token, shape (B, L); others write nothing, and give 0.
 
         Returns:
@@ -192,6 +203,8 @@ class SequenceMemory(nn.Module):
                 layer's.
         """
         self._check(x_BLD, cache, token_mask)
+        if cache is not None:
+            cache.max_locations, cache.forget = self.max_locations, self.forget
         if token_mask is not None:  # a NaN that is no token must not reach a gradient either
             x_BLD = torch.where(token_mask[..., None], x_BLD, 0)
         step = self._longest_pass(x_BLD)
@@ -234,7 +247,7 @@ class SequenceMemory(nn.Module):
         if self.rule == "delta":
             weights = functional.normalize(weights, dim=-1)
         values = self.value(x_BLD).unflatten(-1, (self.n_heads, self.width))
-        wide = torch.promote_types(values.dtype, torch.float32)
+        wide = self._wide(values.dtype)
         writes = self._writes(
             x_BLD, locations, weights.to(wide), values.to(wide), cache, token_mask
         )
@@ -256,6 +269,7 @@ class SequenceMemory(nn.Module):
             sums = sums / (masses + floor + nothing)[..., None]
         output = self.out(sums.transpose(1, 2).flatten(2).to(values.dtype))
         evidence = (masses / own.clamp_min(torch.finfo(wide).tiny)).mean(1)
+        evidence = evidence.to(torch.promote_types(values.dtype, torch.float32))
         meter = active.sum((-2, -1))
         if token_mask is not None:
             output = torch.where(token_mask[..., None], output, 0)
@@ -278,9 +292,22 @@ class SequenceMemory(nn.Module):
         return MemoryState(
             batch, self.n_heads, self.n_locations, self.width, self.top_k,
             max_locations=self.max_locations, forget=self.forget,
-            writer=f"{self.decoder.n_codebooks} codebooks, shift={self.shift}, {self.rule}",
-            dtype=torch.promote_types(codebooks.dtype, torch.float32), device=codebooks.device,
+            writer=self._kind,
+            dtype=self._wide(codebooks.dtype), device=codebooks.device,
         )  # fmt: skip
+
+    def _wide(self, dtype: torch.dtype) -> torch.dtype:
+        """In which type sums are kept."""
+        return torch.promote_types(dtype, torch.float64 if self.precise else torch.float32)
+
+    @property
+    def _kind(self) -> str:
+        """What decides how a state is to be read, but for its sizes and the weights."""
+        fades = ", decay" if self.kept is not None else ""
+        return (
+            f"{self.decoder.n_codebooks} codebooks of {self.decoder.part_width} components, "
+            f"shift={self.shift}, {self.rule}{fades}"
+        )
 
     def _writes(
         self,
@@ -356,7 +383,7 @@ class SequenceMemory(nn.Module):
         """Logarithm of what each head's decay leaves after a token."""
         assert self.kept is not None  # noqa: S101 only layers with decay ask
         kind = torch.promote_types(self.kept.dtype, torch.float32)
-        return functional.logsigmoid(self.kept.to(kind)).clamp_min(_LEAST_KEPT)
+        return torch.log(_LEAST_KEPT + (1 - _LEAST_KEPT) * torch.sigmoid(self.kept.to(kind)))
 
     def _decay(
         self, x_BLD: Tensor, cache: MemoryState | None, token_mask: Tensor | None
@@ -398,8 +425,10 @@ class SequenceMemory(nn.Module):
         if x.ndim != 3:
             got = checks.Words(f"shape {tuple(x.shape)}")
             checks.reject(where, "x_BLD", "have shape (batch, length, dim)", got)
-        if x.dtype != self.address.weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            expected = f"be {self.address.weight.dtype} like the layer, or under autocast"
+        own = self.address.weight.dtype
+        cast = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, own)
+        if x.dtype != own and not cast:
+            expected = f"be {own} like the layer, or under autocast"
             checks.reject(where, "x_BLD", expected, checks.Words(str(x.dtype)))
         check_mask(where, x, token_mask)
         if cache is None:
@@ -420,3 +449,26 @@ def _root_up(n: int, degree: int) -> int:
     while root**degree < n:
         root += 1
     return root
+
+
+def checked_address(where: str, address_dim: object, width: int, n_codebooks: int) -> int:
+    """How many components a head's address has.
+
+    Args:
+        where: The public function or class that was called, for the error.
+        address_dim: What the caller gave; None for the first that fits from the width on.
+        width: Of a head's values.
+        n_codebooks: Codebooks, C.
+
+    Returns:
+        A multiple of C, 2 · C at least.
+
+    Raises:
+        ArgumentError: if what the caller gave is none.
+    """
+    if address_dim is None:
+        return max(2 * n_codebooks, math.ceil(width / n_codebooks) * n_codebooks)
+    part = checks.integer(where, "address_dim", address_dim, 2 * n_codebooks)
+    if part % n_codebooks:
+        checks.reject(where, "address_dim", f"be a multiple of the {n_codebooks} codebooks", part)
+    return part

@@ -10,7 +10,7 @@ from pentti import checks
 from pentti.decoders.product import checked_codebooks, codebook_size
 from pentti.kernels.hashing import MOST
 from pentti.nn.memory_state import FORGET
-from pentti.nn.sequence import RULES
+from pentti.nn.sequence import LONGEST, RULES, checked_address
 
 __all__ = ["SequenceConfig"]
 
@@ -25,12 +25,14 @@ class SequenceConfig:
             codebooks; as `max_length` needs unless given.
         max_length: Longest context that is expected; longer ones work, and match less well.
         top_k: Hard locations that a head activates, K.
-        address_dim: Components of a head's address; the width of its values unless given.
+        address_dim: Components of a head's address, a multiple of the codebooks; unless given the
+            first such number from the width of its values on.
         n_codebooks: Codebooks of a head's addresses, a power of two up to 32.
         shift: Whether a value is written at the address before it.
         rule: "hebbian" adds; "delta" corrects what the address gave until now.
         decay: Whether what was written fades, at a rate that each head learns.
         write_gate: Whether each head learns which tokens to write.
+        precise: Whether sums are kept in float64.
         max_locations: Most touched locations that a head's state keeps; None for all.
         forget: Which go first beyond that: "oldest" or "least".
 
@@ -56,6 +58,7 @@ class SequenceConfig:
     rule: str = "hebbian"
     decay: bool = False
     write_gate: bool = False
+    precise: bool = False
     max_locations: int | None = None
     forget: str = "oldest"
 
@@ -67,7 +70,7 @@ class SequenceConfig:
         for name in ("n_heads", "n_locations", "address_dim", "max_locations"):
             if getattr(self, name) is not None:
                 self._set(name, checks.count(where, name, getattr(self, name)))
-        for name in ("shift", "decay", "write_gate"):
+        for name in ("shift", "decay", "write_gate", "precise"):
             self._set(name, checks.flag(where, name, getattr(self, name)))
         checks.one_of(where, "rule", self.rule, RULES)
         checks.one_of(where, "forget", self.forget, FORGET)
@@ -75,6 +78,10 @@ class SequenceConfig:
             checks.integer(where, "n_locations", self.n_locations, 1, MOST)
             codebook_size(where, self.n_locations, self.n_codebooks)
             checks.integer(where, "top_k", self.top_k, 1, self.n_locations)
+        if self.n_locations is None:
+            checks.integer(where, "max_length", self.max_length, 1, LONGEST // self.top_k)
+        if self.address_dim is not None:
+            checked_address(where, self.address_dim, 1, self.n_codebooks)
         if self.max_locations is not None:
             checks.integer(where, "max_locations", self.max_locations, self.top_k)
 

@@ -285,9 +285,9 @@ class PenttiTransformer(LanguageModel):
         Raises:
             ArgumentError: if it has no sequence memory.
         """
-        states = list(found_in(self.new_cache(batch)))
+        where = f"{type(self).__name__}.new_memory"
+        states = list(found_in(self.new_cache(checks.integer(where, "batch", batch, 0))))
         if not states:
-            where = f"{type(self).__name__}.new_memory"
             expected = "hold 'sequence' in a model with a memory of what it is told"
             checks.reject(where, "memory_kind", expected, self.config.memory_kind)
         return ModelMemory(states)

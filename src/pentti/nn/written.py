@@ -47,7 +47,7 @@ def alone(writes: Writes, n_locations: int) -> tuple[Tensor, Tensor]:
     """
     read, shares, written, weights, values, rates, amounts = writes
     if rates is None:
-        return causal_ops.plain(read, shares, written, weights, values, n_locations)
+        return causal_ops.causal_memory(read, shares, written, weights, values, n_locations)
     return causal_ops.correcting(
         read, shares, written, weights, values, rates, amounts, n_locations
     )

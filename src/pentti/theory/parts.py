@@ -92,7 +92,8 @@ def parts_cap_intersection(
         cosines: Cosine between each of the two queries' parts, in [-1, 1].
 
     Returns:
-        Shares of the shape of `cosines`, as exact as `parts_cap_probability`.
+        Shares of the shape of `cosines`, as exact as `parts_cap_probability`, and to 1e-7 for
+        parts of two components.
 
     Raises:
         ArgumentError: if an argument is not a number or out of range.
