@@ -12,7 +12,7 @@ report: $(VENV)/.report
 	$(BIN)/pentti report $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n auto -m "not slow and not gpu" $(ARGS)
 
 # Everything else that must hold before a change lands.
 check: $(VENV)/.dev docs
@@ -21,7 +21,7 @@ check: $(VENV)/.dev docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint --quiet src/pentti
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n auto -m slow
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)
