@@ -92,7 +92,7 @@ def _claims(outcomes: Mapping[str, _Outcome], plan: Plan) -> list[Claim]:
     ]
     return [
         Claim(
-            f"It finds the keys at the length of its training, {first:,} bytes",
+            f"The error-correcting memory finds the keys of its training's length, {first:,} bytes",
             "at least 0.90",
             f"{outcomes[_CORRECTS].share(first):.3f}",
             outcomes[_CORRECTS].share(first) >= 0.90,
