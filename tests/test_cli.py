@@ -33,7 +33,7 @@ def test_help_is_light_and_names_every_command():
     assert done.stdout.splitlines()[-1] == "[]"
     for command in app.registered_commands:
         assert command.callback.__doc__
-        assert command.callback.__name__ in done.stdout
+        assert (command.name or command.callback.__name__) in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 import pentti
+from pentti import cli_training
 from pentti.errors import PenttiError
 
 __all__ = ["app", "main"]
@@ -87,6 +88,9 @@ def _report(size: Literal["quick", "full"], only: list[str], out: Path, fresh: b
                 how = "kept" if step.reused else "done"
                 bars.console.print(f"{how} {step.name}: {step.section.experiment.question}")
     typer.echo(out.resolve() / "index.html")
+
+
+cli_training.add(app)
 
 
 @contextmanager

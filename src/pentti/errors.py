@@ -4,7 +4,8 @@
 
     PenttiError
     ├── ArgumentError (also a ValueError)   an argument cannot be used as it is
-    └── StoreError (also a RuntimeError)    a file cannot be read or written
+    ├── StoreError (also a RuntimeError)    a file cannot be read or written
+    └── TrainingError (also a RuntimeError) a run cannot go on
 
     UserWarning
     └── SettingWarning                      a setting is allowed, and hardly meant
@@ -13,7 +14,7 @@ Every message is one sentence that names the argument or the file, what was
 expected and what came. Catch `PenttiError` to catch them all.
 """
 
-__all__ = ["ArgumentError", "PenttiError", "SettingWarning", "StoreError"]
+__all__ = ["ArgumentError", "PenttiError", "SettingWarning", "StoreError", "TrainingError"]
 
 
 class PenttiError(Exception):
@@ -26,6 +27,10 @@ class ArgumentError(PenttiError, ValueError):
 
 class StoreError(PenttiError, RuntimeError):
     """A file is missing, damaged, of a newer format, or cannot be written."""
+
+
+class TrainingError(PenttiError, RuntimeError):
+    """A training run cannot go on, such as from a loss that is no number."""
 
 
 class SettingWarning(UserWarning):

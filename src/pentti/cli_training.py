@@ -1,0 +1,222 @@
+"""The commands train, evaluate and generate: a thin coat over `pentti.training`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+
+from pentti.errors import ArgumentError
+
+__all__ = ["add"]
+
+Result = TypeVar("Result")
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+_MEMORIES: dict[str, dict[str, Any]] = {
+    "none": {"memory_layers": []},
+    "sdm": {"memory_kind": "sdm"},
+    "sequence": {"memory_kind": "sequence"},
+}
+
+
+def add(app: typer.Typer) -> None:
+    """Give an app the commands of this file.
+
+    Args:
+        app: The app.
+    """
+    for name, command in (("train", _train), ("evaluate", _evaluate), ("generate", _generate)):
+        app.command(name)(command)
+
+
+def _train(
+    out: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH_OR_GLOB",
+            help="A file, a folder or a pattern; may be given several times. "
+            "Unless given, the Python standard library's own source.",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A tokenizer.json; bytes unless given.")
+    ] = None,
+    memory: Annotated[
+        Literal["sequence", "sdm", "none"], typer.Option(help="What stands beside the attention.")
+    ] = "sequence",
+    dim: Annotated[int, typer.Option(help="Width of the model.")] = 128,
+    layers: Annotated[int, typer.Option(help="Blocks.")] = 4,
+    heads: Annotated[int, typer.Option(help="Heads of the attention.")] = 4,
+    window: Annotated[int, typer.Option(help="Tokens that the attention sees back.")] = 64,
+    context: Annotated[int, typer.Option(help="Tokens of a row.")] = 2048,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens that go through at once.")] = 8192,
+    steps: Annotated[int, typer.Option(help="Updates of the parameters.")] = 1000,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
+    seed: Annotated[int, typer.Option(help="Of the model and of the order of documents.")] = 0,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of TrainingConfig, or model.NAME of PenttiConfig.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a model on documents of your own.
+
+    Stopped at any time, the same command goes on from the last checkpoint, and gives what it would
+    have given without the stop. Several processes share the work under torchrun.
+    """
+    from pentti.training import Run, TrainingConfig, corpus_of, documents, joined, prepare, trainer
+
+    more, of_model = _settings(setting or [])
+    model = {
+        "dim": dim, "n_layers": layers, "n_heads": heads, "window": window,
+        **_MEMORIES[memory], "sequence": {"max_length": context}, **of_model,
+    }  # fmt: skip
+    training = TrainingConfig.of(
+        {
+            "n_steps": steps, "context": context, "batch_tokens": batch_tokens, "lr": lr,
+            "seed": seed, **more,
+        }
+    )  # fmt: skip
+    run = Run(
+        sources=tuple(text or [documents.standard_library()]),
+        tokenizer=None if tokenizer is None else str(tokenizer),
+        model=model, training=training,
+    )  # fmt: skip
+    with joined(device) as processes, _bars(not processes.is_first) as bars:
+        if processes.is_first:
+            _told(bars, "reading", prepare(out, run))
+        processes.wait()
+        corpus = corpus_of(out)
+        work = trainer(out, run, corpus, processes)
+        task = bars.add_task("training", total=training.n_steps, completed=work.step)
+        try:
+            for now in work.run():
+                said = f"{now.bits_per_byte:.3f} bits a byte, {now.tokens_per_s:,.0f} tokens/s"
+                bars.update(task, completed=now.step, description=said)
+                if now.validation is not None:
+                    bars.console.print(
+                        f"step {now.step}: {now.validation:.4f} bits a byte, validated"
+                    )
+        except KeyboardInterrupt:
+            typer.echo(
+                f"pentti: stopped after step {work.step}; the same command goes on", err=True
+            )
+            raise typer.Exit(130) from None
+    if processes.is_first:
+        typer.echo(out.resolve())
+
+
+def _evaluate(
+    run: RunFolder,
+    most: Annotated[
+        int | None, typer.Option(help="Tokens of each document; all unless given.")
+    ] = None,
+    documents: Annotated[
+        int | None, typer.Option(help="Validation documents; all unless given.")
+    ] = None,
+) -> None:
+    """Tell how well a run's model tells its validation documents, by the place in the document."""
+    from pentti import training
+
+    corpus, model = training.corpus_of(run), training.model_of(run)
+    with _bars(False) as bars:
+        work = training.evaluate(model, corpus, corpus.validation[:documents], most_tokens=most)
+        found = _told(bars, "evaluating", work)
+    typer.echo(f"{found.n_documents} documents: {found.bits_per_byte:.4f} bits a byte")
+    for stretch in found.stretches:
+        where = f"{stretch.first:,} to {stretch.last:,}"
+        typer.echo(f"{where:>24}  {stretch.bits_per_byte:.4f}  ({stretch.n_tokens:,} tokens)")
+
+
+def _generate(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Option(help="What the text begins with; - reads it.")] = "",
+    n: Annotated[int, typer.Option(help="Most tokens to add.")] = 400,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.8,
+    top_p: Annotated[float, typer.Option(help="Share of the probability to draw from.")] = 0.95,
+    seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
+) -> None:
+    """Continue a text with a run's model."""
+    import torch
+
+    from pentti import training
+
+    corpus, model = training.corpus_of(run), training.model_of(run)
+    encoding = corpus.encoding
+    given = sys.stdin.read() if prompt == "-" else prompt
+    start = [encoding.border, *encoding.encode(given.encode()).tolist()]
+    drawn = torch.Generator()
+    drawn.seed() if seed is None else drawn.manual_seed(seed)
+    typer.echo(given, nl=False)
+    ids: list[int] = []
+    told = ""
+    for token in model.stream(
+        start, n, temperature=temperature, top_p=top_p, stop=[encoding.border], generator=drawn
+    ):
+        ids.append(int(token))
+        text = encoding.decode(ids)
+        if not text.endswith("\ufffd"):  # half a character
+            typer.echo(text[len(told) :], nl=False)
+            told = text
+    typer.echo()
+
+
+def _settings(given: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of training, and of the model."""
+    training: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        if not equals:
+            raise ArgumentError(f"train: `--set` must be NAME=VALUE, got {one!r}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        (model if name.startswith("model.") else training)[name.removeprefix("model.")] = value
+    return training, model
+
+
+@contextmanager
+def _bars(silent: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=silent) as bars:
+        yield bars
+
+
+def _told(bars: Any, what: str, work: Generator[float, None, Result]) -> Result:
+    """Run work that yields the share that is done, under a bar."""
+    task = bars.add_task(what, total=100)
+    result: list[Result] = []
+
+    def shares() -> Iterator[float]:
+        result.append((yield from work))
+
+    for share in shares():
+        bars.update(task, completed=int(100 * share))
+    bars.update(task, completed=100)
+    return result[0]

@@ -1,0 +1,84 @@
+"""What a model loses on a batch, and the optimisers that make it lose less."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from pentti.nn import PenttiTransformer, RowwiseAdagrad, SequenceMemory, crowding, parameter_groups
+from pentti.nn.evidence import heard, of_layers
+from pentti.training.config import TrainingConfig
+
+__all__ = ["Learner", "optimisers"]
+
+_BETAS = (0.9, 0.95)
+
+
+class Learner(nn.Module):
+    """A model and what it is trained by: one forward pass, which several processes can share.
+
+    Args:
+        model: The model.
+        spread: Weight of `crowding`, for each token.
+    """
+
+    def __init__(self, model: PenttiTransformer, spread: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.spread = model, spread
+        self._writes = any(isinstance(one, SequenceMemory) for one in model.modules())
+
+    def forward(self, ids: Tensor, targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, summed over its tokens.
+
+        Args:
+            ids: As `Batch` has them.
+            targets: As `Batch` has them.
+            mask: As `Batch` has it; None where all are tokens.
+
+        Returns:
+            What is to become less, and the nats in it.
+        """
+        n = ids.numel() if mask is None else mask.sum()
+        if not (self._writes and self.spread):
+            nats = self.model.loss(ids, targets, token_mask=mask) * n
+            return nats, nats.detach()
+        with heard(self.model.blocks) as found:
+            nats = self.model.loss(ids, targets, token_mask=mask) * n
+        like = ids[:, None].expand(-1, len(found), -1)
+        apart = crowding(of_layers(found, like), mask) * n
+        return nats + self.spread * apart, nats.detach()
+
+
+def optimisers(model: nn.Module, config: TrainingConfig) -> dict[str, Optimizer]:
+    """AdamW for all but contents with sparse gradients, which take row-wise Adagrad.
+
+    Matrices decay; vectors and contents do not.
+
+    Args:
+        model: Its parameters are trained.
+        config: Says at what rates.
+
+    Returns:
+        By name.
+
+    **Source:** Loshchilov and Hutter 2019 (arXiv 1711.05101) for the decay.
+    """
+    rest, contents = parameter_groups(model, lr=config.lr, memory_lr=config.memory_lr)
+    matrices = [p for p in rest["params"] if p.ndim > 1]
+    others = [p for p in rest["params"] if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
+        {"params": others, "lr": config.lr, "weight_decay": 0.0},
+    ]
+    sparse = getattr(getattr(model, "config", None), "sparse_gradients", False)
+    if contents["params"] and not sparse:
+        groups.append({**contents, "weight_decay": 0.0})
+    found: dict[str, Optimizer] = {"adamw": AdamW(groups, betas=_BETAS, fused=True)}
+    if contents["params"] and sparse:
+        found["adagrad"] = RowwiseAdagrad(contents["params"], lr=config.memory_lr)
+    for optimiser in found.values():
+        for group in optimiser.param_groups:
+            group["highest_lr"] = group["lr"]
+    return found

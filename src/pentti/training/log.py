@@ -1,0 +1,84 @@
+"""The learning curve on disk: one CSV row a step, that a resumed run goes on with."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pentti.errors import StoreError
+from pentti.files import replacing
+
+__all__ = ["COLUMNS", "Log"]
+
+COLUMNS = (
+    "step", "epoch", "tokens", "loss", "bits_per_byte", "gradient", "lr", "tokens_per_s",
+    "seconds", "validation_bits_per_byte",
+)  # fmt: skip
+"""What a row holds; a cell is empty where nothing was measured."""
+
+
+class Log:
+    """Rows of a CSV file, each on the disk as soon as it is written.
+
+    Args:
+        path: The file.
+        step: Rows of later steps are of a run that was stopped after its last checkpoint; they go.
+
+    Raises:
+        StoreError: if it cannot be read or written, or is no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], step: int) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
+        kept = [row for row in read(self.path) if int(row["step"]) <= step]
+        with replacing(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a row.
+
+        Args:
+            row: By column; what is missing stays empty.
+
+        Raises:
+            StoreError: if it cannot be written.
+        """
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as out:
+                csv.DictWriter(out, COLUMNS).writerow(dict(row))
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """The rows of a log.
+
+    Args:
+        path: The file; none is as good as an empty one.
+
+    Returns:
+        Cells by column; a last row that a crash has cut short is left out.
+
+    Raises:
+        StoreError: if it cannot be read, or is no such file.
+    """
+    source = Path(path)
+    if not source.exists():
+        return []
+    try:
+        with source.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise StoreError(f"cannot read {source}: {error.strerror or error}") from error
+    if rows and tuple(rows[0]) != COLUMNS:
+        raise StoreError(f"cannot read {source}: it is no log of this pentti")
+    return [row for row in rows if None not in row.values() and row["step"].isdigit()]

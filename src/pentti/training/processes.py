@@ -1,0 +1,126 @@
+"""Several processes that train one model: who this one is, and what they share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pentti import checks
+
+__all__ = ["Processes", "joined"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all.
+
+    Attributes:
+        rank: Its number, from 0.
+        n: How many there are.
+        device: Where it computes.
+    """
+
+    rank: int
+    n: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes files and talks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        if self.n > 1:
+            distributed.barrier()
+
+    def sharing(self, module: nn.Module) -> nn.Module:
+        """A module whose gradients are the mean over all processes.
+
+        Args:
+            module: Alike in all of them.
+
+        Returns:
+            The module, or one around it.
+        """
+        return module if self.n == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+
+    @contextmanager
+    def apart(self, module: nn.Module, wanted: bool) -> Iterator[None]:
+        """Inside, gradients add up in each process for itself.
+
+        Args:
+            module: From `sharing`.
+            wanted: Whether they do.
+
+        Yields:
+            Nothing.
+        """
+        if wanted and isinstance(module, DistributedDataParallel):
+            with module.no_sync():
+                yield
+        else:
+            yield
+
+    def added(self, x: Tensor) -> Tensor:
+        """The sum over all processes.
+
+        Args:
+            x: Of one shape in all of them.
+
+        Returns:
+            The sum, in each of them.
+        """
+        if self.n > 1:
+            distributed.all_reduce(x)
+        return x
+
+
+@contextmanager
+def joined(device: torch.device | str) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` has started, or be alone.
+
+    Args:
+        device: "cpu", or "cuda" for one device a process.
+
+    Yields:
+        Who this process is.
+
+    Raises:
+        ArgumentError: if there are more processes on this machine than devices, or no such device.
+    """
+    n, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    own = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if n == 1:
+        yield Processes(0, 1, own)
+        return
+    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank, n, own)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _device(given: torch.device | str, local_rank: int) -> torch.device:
+    try:
+        device = torch.device(given)
+    except RuntimeError:
+        checks.reject("train", "device", "be one that torch knows, such as cpu or cuda", given)
+    if device.type != "cuda":
+        return device
+    n_devices = torch.cuda.device_count()
+    if not n_devices:
+        checks.reject("train", "device", "be one that this machine has", str(device))
+    if ":" not in str(device):  # no number of its own
+        if local_rank >= n_devices:
+            got = checks.Words(f"process {local_rank + 1} with {n_devices} devices")
+            checks.reject("train", "processes", "be no more than the devices", got)
+        device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
