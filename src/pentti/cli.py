@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -17,6 +14,7 @@ import typer
 import pentti
 from pentti import cli_training
 from pentti.errors import PenttiError
+from pentti.interrupts import answered
 
 __all__ = ["app", "main"]
 
@@ -78,7 +76,7 @@ def _report(size: Literal["quick", "full"], only: list[str], out: Path, fresh: b
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:12}"), BarColumn(), TimeElapsedColumn())
     experiments = reporting.chosen(only)
-    stopping = _on_ctrl_c(signal.default_int_handler)
+    stopping = answered(signal.default_int_handler)
     with stopping, Progress(*columns, console=console) as bars:
         tasks = {e.name: bars.add_task(e.name, total=1.0, start=False) for e in experiments}
         for step in reporting.build(out, size, only, fresh):
@@ -93,20 +91,6 @@ def _report(size: Literal["quick", "full"], only: list[str], out: Path, fresh: b
 cli_training.add(app)
 
 
-@contextmanager
-def _on_ctrl_c(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Let a handler answer Ctrl-C inside the block, unless Ctrl-C is ignored altogether."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        yield
-        return
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _end(_number: int, _frame: FrameType | None) -> None:
     """End at once. An exception would not do: some imports catch it, and break later."""
     typer.echo("pentti: stopped", err=True)
@@ -116,7 +100,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line; a stop, or an error raised on purpose, is one sentence."""
     try:
-        with _on_ctrl_c(_end):
+        with answered(_end):
             app()
     except PenttiError as error:
         typer.echo(f"pentti: {error}", err=True)

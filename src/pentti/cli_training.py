@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from pentti.errors import ArgumentError
+from pentti.interrupts import answered
+
+if TYPE_CHECKING:
+    from pentti.training import Trainer
 
 __all__ = ["add"]
 
@@ -99,22 +104,27 @@ def _train(
         processes.wait()
         corpus = corpus_of(out)
         work = trainer(out, run, corpus, processes)
-        task = bars.add_task("training", total=training.n_steps, completed=work.step)
         try:
-            for now in work.run():
-                said = f"{now.bits_per_byte:.3f} bits a byte, {now.tokens_per_s:,.0f} tokens/s"
-                bars.update(task, completed=now.step, description=said)
-                if now.validation is not None:
-                    bars.console.print(
-                        f"step {now.step}: {now.validation:.4f} bits a byte, validated"
-                    )
+            _follow(bars, work)
         except KeyboardInterrupt:
-            typer.echo(
-                f"pentti: stopped after step {work.step}; the same command goes on", err=True
-            )
+            said = f"pentti: stopped after step {work.step}; the same command goes on from there"
+            typer.echo(said, err=True)
             raise typer.Exit(130) from None
     if processes.is_first:
         typer.echo(out.resolve())
+
+
+def _follow(bars: Any, work: Trainer) -> None:
+    """Go through the steps of a run under a bar; Ctrl-C leaves a checkpoint."""
+    task = bars.add_task("training", total=work.config.n_steps, completed=work.step)
+    steps = work.run()
+    with answered(signal.default_int_handler), closing(steps):
+        for now in steps:
+            said = f"{now.bits_per_byte:.3f} bits a byte, {now.tokens_per_s:,.0f} tokens/s"
+            bars.update(task, completed=now.step, description=said)
+            if now.validation is not None:
+                told = f"step {now.step}: {now.validation:.4f} bits a byte, validated"
+                bars.console.print(told)
 
 
 def _evaluate(

@@ -1,14 +1,37 @@
-"""Hold Ctrl-C back while something must not stop half-way."""
+"""What Ctrl-C does: who answers it, and when it must wait."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["held"]
+__all__ = ["answered", "held"]
+
+
+@contextmanager
+def answered(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Let a handler answer Ctrl-C inside the block, unless Ctrl-C is ignored altogether.
+
+    Only the main thread ever sees Ctrl-C, so elsewhere this does nothing.
+
+    Args:
+        handler: As `signal.signal` takes it.
+
+    Yields:
+        Nothing.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pentti import checks
-from pentti.errors import ArgumentError, StoreError
+from pentti.errors import StoreError
 from pentti.files import replacing
 from pentti.nn import PenttiConfig, PenttiTransformer
 from pentti.training import checkpoint
@@ -57,12 +57,13 @@ class Run:
             ArgumentError: if one is unknown or out of range.
             StoreError: if the tokenizer cannot be read.
         """
-        try:
-            return PenttiConfig(vocab_size=Encoding(self.tokenizer).vocab_size, **self.model)
-        except TypeError as error:  # an unknown or a missing name
-            raise ArgumentError(
-                f"PenttiConfig: {str(error).partition(') ')[2] or error}"
-            ) from error
+        names = sorted({one.name for one in fields(PenttiConfig)} - {"vocab_size"})
+        for name in self.model:
+            checks.one_of("Run", "model", name, names)
+        for name in ("dim", "n_layers", "n_heads"):
+            if name not in self.model:
+                checks.reject("Run", "model", f"have {name!r}", dict(self.model))
+        return PenttiConfig(vocab_size=Encoding(self.tokenizer).vocab_size, **self.model)
 
 
 def prepare(folder: str | os.PathLike[str], run: Run) -> Generator[float, None, Corpus]:
@@ -85,10 +86,6 @@ def prepare(folder: str | os.PathLike[str], run: Run) -> Generator[float, None, 
         _check_same(target, wanted, _read(target / _SETTINGS))
         if (target / _CORPUS / "corpus.json").exists():
             return Corpus(target / _CORPUS)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
     corpus = yield from build(
         run.sources, target / _CORPUS, tokenizer=run.tokenizer, validation=run.validation
     )

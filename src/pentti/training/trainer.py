@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ class Trainer:
         """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
-    def run(self) -> Iterator[Progress]:
+    def run(self) -> Generator[Progress, None, None]:
         """Train up to the last step.
 
         Ctrl-C, or an end of the caller's loop, takes effect between two steps, and leaves a
