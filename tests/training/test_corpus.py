@@ -1,7 +1,5 @@
 """Documents, their ids, and what is kept for validation."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -39,7 +37,7 @@ def test_documents_come_back_byte_for_byte_between_borders(texts, tmp_path):
             ids = again.ids(i)
             assert ids.dtype == torch.int64
             assert (ids[0], ids[-1]) == (256, 256)
-            assert bytes(ids[1:-1].tolist()) == Path(name).read_bytes()
+            assert bytes(ids[1:-1].tolist()) == (texts / name).read_bytes()
             assert again.n_ids(i) == len(ids)
             assert again.n_bytes[i] == len(ids) - 2
             assert again.bytes_per_id(i) == 1
@@ -62,6 +60,14 @@ def test_the_name_alone_decides_what_validates(texts, tmp_path):
         (texts / f"{i:02}.txt").unlink()
     fewer = corpus(texts, tmp_path, validation=0.3)
     assert {fewer.names[i] for i in fewer.validation} == kept & set(fewer.names)
+
+
+def test_a_folder_may_move(texts, tmp_path):
+    before = corpus(texts, tmp_path, validation=0.3)
+    texts.rename(tmp_path / "elsewhere")
+    after = corpus(tmp_path / "elsewhere", tmp_path, validation=0.3)
+    assert "deep/more.md" in after.names
+    assert (after.names, after.validation) == (before.names, before.validation)
 
 
 def test_a_share_of_documents_validates():
@@ -90,14 +96,14 @@ def test_patterns_and_files_are_each_found_once(texts):
         path.name for path in documents.documents([str(texts / "0*.txt"), str(texts / "03.txt")])
     ]
     assert names == [f"{i:02}.txt" for i in range(10)]
-    assert [p.name for p in documents.documents([str(texts / "**" / "*.md")])] == ["more.md"]
+    assert [one.name for one in documents.documents([str(texts / "**" / "*.md")])] == ["more.md"]
 
 
 def test_the_standard_library_is_its_own_source():
     found = documents.documents([documents.standard_library()])
-    names = {path.name for path in found}
+    names = {one.name for one in found}
     assert {"argparse.py", "inspect.py"} <= names
-    assert not [path for path in found if "site-packages" in path.parts or path.suffix != ".py"]
+    assert all(one.name.endswith(".py") and "site-packages" not in one.name for one in found)
 
 
 def test_bytes_are_ids():

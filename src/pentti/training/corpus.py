@@ -132,9 +132,9 @@ def build(
         target.mkdir(parents=True, exist_ok=True)
         (target / _INDEX).unlink(missing_ok=True)  # no index, no corpus
         with replacing(target / _IDS) as draft, draft.open("wb") as out:
-            for number, path in enumerate(files):
+            for number, (path, called) in enumerate(files):
                 text = read(path)
-                for name, part in _parts(path, text, len(files)):
+                for name, part in _parts(called, text, len(files)):
                     ids = encoding.encode(part)
                     ids.tofile(out)
                     names.append(name)
@@ -157,12 +157,12 @@ def build(
     return Corpus(target)
 
 
-def _parts(path: Path, text: bytes, n_files: int) -> list[tuple[str, bytes]]:
+def _parts(name: str, text: bytes, n_files: int) -> list[tuple[str, bytes]]:
     """A document as it is; a lone one in two, so that there is something to validate on."""
     if n_files > 1:
-        return [(str(path), text)] if text else []
+        return [(name, text)] if text else []
     cut = len(text) - int(_LAST * len(text))
-    return [(f"{path} (start)", text[:cut]), (f"{path} (end)", text[cut:])]
+    return [(f"{name} (start)", text[:cut]), (f"{name} (end)", text[cut:])]
 
 
 def _kept(names: Sequence[str], share: float) -> list[int]:

@@ -7,13 +7,26 @@ import hashlib
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pentti import checks
 from pentti.errors import StoreError
 
-__all__ = ["documents", "is_validation", "read", "standard_library"]
+__all__ = ["Document", "documents", "is_validation", "read", "standard_library"]
 
 _SEEN = 8192  # bytes of a file that tell whether it is text
+
+
+class Document(NamedTuple):
+    """A file, and what it is called wherever its folder may lie.
+
+    Attributes:
+        path: The file.
+        name: Its path below the folder that was named; of one that was named itself, its last part.
+    """
+
+    path: Path
+    name: str
 
 
 def standard_library() -> str:
@@ -25,7 +38,7 @@ def standard_library() -> str:
     return sysconfig.get_paths()["stdlib"]
 
 
-def documents(sources: Sequence[str]) -> list[Path]:
+def documents(sources: Sequence[str]) -> list[Document]:
     """The files that some paths and patterns name, each once, in the order of their names.
 
     A file is a document. Of a folder all text files are, in folders below too, but hidden ones,
@@ -44,13 +57,18 @@ def documents(sources: Sequence[str]) -> list[Path]:
     """
     if isinstance(sources, str) or not sources:
         checks.reject("documents", "sources", "be a list of at least one path", sources)
-    found: set[Path] = set()
+    found: dict[Path, str] = {}
     for source in sources:
-        some = set(_named(source))
+        some = {path: _name(source, path) for path in _named(source)}
         if not some:
             raise StoreError(f"cannot read {source}: there is no such file, or no text in it")
-        found |= some
-    return sorted(found)
+        found = some | found
+    return [Document(path, found[path]) for path in sorted(found)]
+
+
+def _name(source: str, path: Path) -> str:
+    folder = Path(source).expanduser()
+    return path.relative_to(folder).as_posix() if folder.is_dir() else path.name
 
 
 def _named(source: str) -> Iterator[Path]:
