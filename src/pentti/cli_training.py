@@ -99,10 +99,9 @@ def _train(
         model=model, training=training,
     )  # fmt: skip
     with joined(device) as processes, _bars(not processes.is_first) as bars:
-        if processes.is_first:
-            _told(bars, "reading", prepare(out, run))
+        corpus = _told(bars, "reading", prepare(out, run)) if processes.is_first else None
         processes.wait()
-        corpus = corpus_of(out)
+        corpus = corpus_of(out) if corpus is None else corpus
         work = trainer(out, run, corpus, processes)
         try:
             _follow(bars, work)

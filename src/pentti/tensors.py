@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pentti import checks
 
-__all__ = ["as_tensor", "check_device", "check_vectors"]
+__all__ = ["as_tensor", "check_device", "check_tokens", "check_type", "check_vectors"]
 
 
 def as_tensor(
@@ -73,6 +73,46 @@ def check_vectors(where: str, argument: str, value: Any, width: int, device: tor
         got = checks.Words(f"shape {tuple(value.shape)}")
         checks.reject(where, argument, f"have shape (…, {width})", got)
     check_device(where, argument, value, device)
+
+
+def check_tokens(where: str, x_BLD: Any, dim: int, weight: Tensor) -> None:
+    """Refuse what are no tokens of a layer.
+
+    Args:
+        where: The layer.
+        x_BLD: What should be a floating tensor (B, L, D).
+        dim: D.
+        weight: One of the layer's, of its type and on its device.
+
+    Raises:
+        ArgumentError: if it is of another type or shape, or on another device.
+    """
+    check_vectors(where, "x_BLD", x_BLD, dim, weight.device)
+    if x_BLD.ndim != 3:
+        got = checks.Words(f"shape {tuple(x_BLD.shape)}")
+        checks.reject(where, "x_BLD", "have shape (batch, length, dim)", got)
+    check_type(where, "x_BLD", x_BLD, weight.dtype, "layer")
+
+
+def check_type(where: str, argument: str, x: Tensor, own: torch.dtype, whose: str) -> None:
+    """Refuse a floating type that is not a layer's own and that autocast does not make it.
+
+    Args:
+        where: The layer.
+        argument: The argument's name.
+        x: The tensor.
+        own: The type of the layer's weights.
+        whose: What they are of, for the error.
+
+    Raises:
+        ArgumentError: if it is of another type.
+    """
+    if x.dtype == own:
+        return
+    double = torch.float64 in (x.dtype, own)  # which autocast leaves alone
+    if double or not torch.is_autocast_enabled(x.device.type):
+        expected = f"be {own} like the {whose}, or under autocast"
+        checks.reject(where, argument, expected, checks.Words(str(x.dtype)))
 
 
 def check_device(where: str, argument: str, value: Tensor, device: torch.device) -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from helpers import outcome_of
+from helpers import outcome_of, write_texts
 from typer.testing import CliRunner
 
 from pentti.cli import app
@@ -24,10 +24,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("texts")
-    for i in range(12):
-        (folder / f"{i}.txt").write_text(f"Åland {i} and {i * i} and " * (10 + 7 * i))
-    return folder
+    return write_texts(tmp_path_factory.mktemp("texts"), "Åland ")
 
 
 def run(*arguments):

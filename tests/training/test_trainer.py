@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from helpers import outcome_of
+from helpers import outcome_of, write_texts
 
 from pentti.errors import ArgumentError, StoreError, TrainingError
 from pentti.nn import PenttiTransformer
@@ -41,10 +41,7 @@ CURVE = ("step", "epoch", "tokens", "loss", "gradient", "lr", "validation_bits_p
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("texts")
-    for i in range(12):
-        (folder / f"{i}.txt").write_text(f"{i} and {i * i} and " * (10 + 7 * i))
-    return folder
+    return write_texts(tmp_path_factory.mktemp("texts"))
 
 
 def run_of(texts, **changes):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pentti import checks
 from pentti.nn.tokens import check_range, left_padded
 
-__all__ = ["LanguageModel", "STOPPED", "Sampling", "sampled"]  # noqa: RUF022 as `sorted` has it
+__all__ = ["LanguageModel", "STOPPED", "Sampling", "evaluating", "sampled"]  # noqa: RUF022 as `sorted` has it
 
 STOPPED = -1
 """What a stream gives for a prompt that has met its stop token."""
@@ -221,7 +221,7 @@ class LanguageModel(nn.Module, ABC):
 
     @torch.no_grad()
     def _tell(self, ids: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
-        with _evaluating(self):
+        with evaluating(self):
             return self.next_logits(ids, token_mask=mask, cache=cache)
 
 
@@ -258,8 +258,15 @@ def sampled(logits_BV: Tensor, how: Sampling) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is as it was."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module is as it was.
+
+    Args:
+        model: The model.
+
+    Yields:
+        Nothing.
+    """
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pentti import checks
 from pentti.nn.local.base import check_mask
-from pentti.tensors import check_vectors
+from pentti.tensors import check_tokens
 
 __all__ = ["LinearAttention", "LinearState"]
 
@@ -112,18 +112,8 @@ class LinearAttention(nn.Module):
         self, x: Tensor, token_mask: Tensor | None, cache: LinearState | None
     ) -> LinearState:
         """What came before; refuses what does not fit."""
-        where, own = "LinearAttention", self.query.weight
-        check_vectors(where, "x_BLD", x, self.dim, own.device)
-        if x.ndim != 3:
-            got = checks.Words(f"shape {tuple(x.shape)}")
-            checks.reject(where, "x_BLD", "have shape (batch, length, dim)", got)
-        cast = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (
-            x.dtype,
-            own.dtype,
-        )
-        if x.dtype != own.dtype and not cast:
-            expected = f"be {own.dtype} like the layer, or under autocast"
-            checks.reject(where, "x_BLD", expected, checks.Words(str(x.dtype)))
+        where = "LinearAttention"
+        check_tokens(where, x, self.dim, self.query.weight)
         check_mask(where, x, token_mask)
         empty = self.new_cache(len(x))
         if cache is None:

@@ -15,7 +15,7 @@ from pentti.decoders.real import RealDecoder
 from pentti.kernels import ops
 from pentti.nn.utilisation import Utilisation
 from pentti.nn.weighting import WEIGHTINGS, Weighting
-from pentti.tensors import check_vectors
+from pentti.tensors import check_type, check_vectors
 
 __all__ = ["MemoryOutput", "SDMLayer", "implied_beta"]
 
@@ -171,11 +171,8 @@ class SDMLayer(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         check_vectors("SDMLayer", "x", x, self.dim, self.contents.device)
-        if isinstance(self.query, nn.Linear) and x.dtype != self.query.weight.dtype:
-            double = x.dtype == torch.float64 or self.query.weight.dtype == torch.float64
-            if double or not torch.is_autocast_enabled(x.device.type):  # it leaves float64 alone
-                expected = f"be {self.query.weight.dtype} like the projection, or under autocast"
-                checks.reject("SDMLayer", "x", expected, checks.Words(str(x.dtype)))
+        if isinstance(self.query, nn.Linear):
+            check_type("SDMLayer", "x", x, self.query.weight.dtype, "projection")
 
     def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
         found = metadata.get("version", 1)

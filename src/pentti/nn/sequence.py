@@ -11,22 +11,19 @@ from torch.nn import functional
 
 from pentti import checks
 from pentti.decoders import ProductKeys
-from pentti.decoders.product import checked_codebooks, codebook_size
-from pentti.kernels.hashing import MOST
+from pentti.decoders.product import checked_codebooks
+from pentti.nn.addressing import checked_address, checked_locations
 from pentti.nn.local.base import check_mask
 from pentti.nn.memory_state import FORGET, MemoryState
 from pentti.nn.sdm import implied_beta
 from pentti.nn.weighting import Weighting
 from pentti.nn.written import Writes, alone, continued
-from pentti.tensors import check_vectors
+from pentti.tensors import check_tokens
 
-__all__ = ["LONGEST", "RULES", "SequenceMemory", "SequenceOutput", "checked_address"]
+__all__ = ["RULES", "SequenceMemory", "SequenceOutput"]
 
 RULES = ("hebbian", "delta")
 """How a value is written: added, or so that its address gives it from now on."""
-
-LONGEST = 1 << 39
-"""Tokens times `top_k` up to which the hard locations are as many unless told otherwise."""
 
 _FLOOR = 0.1  # of the evidence, at the start
 _KEPT = 0.999  # what decay leaves after a token, at the start
@@ -145,12 +142,7 @@ class SequenceMemory(nn.Module):
         top_k = checks.count(where, "top_k", top_k)
         max_length = checks.count(where, "max_length", max_length)
         n_codebooks = checked_codebooks(where, n_codebooks)
-        if n_locations is None:
-            checks.integer(where, "max_length", max_length, 1, LONGEST // top_k)
-            n_locations = _root_up(max_length * top_k, n_codebooks) ** n_codebooks
-        checks.integer(where, "n_locations", n_locations, 1, MOST)
-        codebook_size(where, n_locations, n_codebooks)
-        checks.integer(where, "top_k", top_k, 1, n_locations)
+        n_locations = checked_locations(where, n_locations, max_length, top_k, n_codebooks)
         checks.integer(where, "seed", seed, 0, 2**63 - 1)
         part = checked_address(where, address_dim, self.width, n_codebooks)
         self.shift = checks.flag(where, "shift", shift)
@@ -421,15 +413,7 @@ class SequenceMemory(nn.Module):
 
     def _check(self, x: Any, cache: Any, token_mask: Any) -> None:
         where = "SequenceMemory"
-        check_vectors(where, "x_BLD", x, self.dim, self.address.weight.device)
-        if x.ndim != 3:
-            got = checks.Words(f"shape {tuple(x.shape)}")
-            checks.reject(where, "x_BLD", "have shape (batch, length, dim)", got)
-        own = self.address.weight.dtype
-        cast = torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, own)
-        if x.dtype != own and not cast:
-            expected = f"be {own} like the layer, or under autocast"
-            checks.reject(where, "x_BLD", expected, checks.Words(str(x.dtype)))
+        check_tokens(where, x, self.dim, self.address.weight)
         check_mask(where, x, token_mask)
         if cache is None:
             return
@@ -441,34 +425,3 @@ class SequenceMemory(nn.Module):
     def extra_repr(self) -> str:
         """The settings, for `repr`."""
         return f"dim={self.dim}, n_heads={self.n_heads}, shift={self.shift}, rule={self.rule!r}"
-
-
-def _root_up(n: int, degree: int) -> int:
-    """The least whole number whose power is n at least."""
-    root = max(1, int(n ** (1 / degree)) - 1)
-    while root**degree < n:
-        root += 1
-    return root
-
-
-def checked_address(where: str, address_dim: object, width: int, n_codebooks: int) -> int:
-    """How many components a head's address has.
-
-    Args:
-        where: The public function or class that was called, for the error.
-        address_dim: What the caller gave; None for the first that fits from the width on.
-        width: Of a head's values.
-        n_codebooks: Codebooks, C.
-
-    Returns:
-        A multiple of C, 2 · C at least.
-
-    Raises:
-        ArgumentError: if what the caller gave is none.
-    """
-    if address_dim is None:
-        return max(2 * n_codebooks, math.ceil(width / n_codebooks) * n_codebooks)
-    part = checks.integer(where, "address_dim", address_dim, 2 * n_codebooks)
-    if part % n_codebooks:
-        checks.reject(where, "address_dim", f"be a multiple of the {n_codebooks} codebooks", part)
-    return part

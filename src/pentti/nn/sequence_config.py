@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from pentti import checks
-from pentti.decoders.product import checked_codebooks, codebook_size
-from pentti.kernels.hashing import MOST
+from pentti.decoders.product import checked_codebooks
+from pentti.nn.addressing import checked_address, checked_locations
 from pentti.nn.memory_state import FORGET
-from pentti.nn.sequence import LONGEST, RULES, checked_address
+from pentti.nn.sequence import RULES
 
 __all__ = ["SequenceConfig"]
 
@@ -74,12 +74,7 @@ class SequenceConfig:
             self._set(name, checks.flag(where, name, getattr(self, name)))
         checks.one_of(where, "rule", self.rule, RULES)
         checks.one_of(where, "forget", self.forget, FORGET)
-        if self.n_locations is not None:
-            checks.integer(where, "n_locations", self.n_locations, 1, MOST)
-            codebook_size(where, self.n_locations, self.n_codebooks)
-            checks.integer(where, "top_k", self.top_k, 1, self.n_locations)
-        if self.n_locations is None:
-            checks.integer(where, "max_length", self.max_length, 1, LONGEST // self.top_k)
+        checked_locations(where, self.n_locations, self.max_length, self.top_k, self.n_codebooks)
         if self.address_dim is not None:
             checked_address(where, self.address_dim, 1, self.n_codebooks)
         if self.max_locations is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -87,8 +86,12 @@ class Batches:
 
     def __init__(self, corpus: Corpus, context: int, n_tokens: int, seed: int) -> None:
         self.corpus, self.context, self.n_tokens, self.seed = corpus, context, n_tokens, seed
-        self._first = 0  # step of the epoch that was asked for last
-        self._epoch = 0
+        self._rewind()
+
+    def _rewind(self) -> None:
+        """Stand before the first epoch."""
+        self._epoch, self._first = -1, 0
+        self._of_epoch: list[list[Piece]] = []  # from step `_first` on
 
     def pieces(self, step: int) -> list[Piece]:
         """The pieces of a step.
@@ -100,19 +103,20 @@ class Batches:
             At least one piece.
         """
         if step < self._first:
-            self._first = self._epoch = 0
-        while step >= self._first + len(self._of_epoch(self._epoch)):
-            self._first += len(self._of_epoch(self._epoch))
+            self._rewind()
+        while step >= self._first + len(self._of_epoch):
+            self._first += len(self._of_epoch)
             self._epoch += 1
-        return self._of_epoch(self._epoch)[step - self._first]
+            self._of_epoch = self._drawn(self._epoch)
+        return self._of_epoch[step - self._first]
 
     @property
     def epoch(self) -> int:
         """The epoch of the step that was asked for last, from 0."""
         return self._epoch
 
-    @lru_cache(maxsize=2)  # noqa: B019 one object a run
-    def _of_epoch(self, epoch: int) -> list[list[Piece]]:
+    def _drawn(self, epoch: int) -> list[list[Piece]]:
+        """The pieces of all steps of an epoch."""
         generator = np.random.default_rng([self.seed, epoch])
         pieces = []
         for document in self.corpus.train:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -130,7 +129,7 @@ def _flat(optimisers: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Tensor
                     tensors[f"{name}/{index}/{key}"] = value
                 else:
                     numbers[f"{index}/{key}"] = value
-        settings[name] = {"groups": json.loads(json.dumps(state["param_groups"])), "state": numbers}
+        settings[name] = {"groups": state["param_groups"], "state": numbers}
     return tensors, settings
 
 

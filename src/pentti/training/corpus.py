@@ -18,6 +18,7 @@ from pentti.errors import StoreError
 from pentti.files import replacing
 from pentti.training.documents import documents, is_validation, read
 from pentti.training.encoding import Encoding
+from pentti.training.labels import read_labelled
 
 __all__ = ["Corpus", "build"]
 
@@ -41,7 +42,7 @@ class Corpus:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         source = Path(folder)
-        index = _read_index(source / _INDEX)
+        index = read_labelled(source / _INDEX, _KIND, _FORMAT)
         tokenizer = source / _TOKENIZER if index["tokenizer"] else None
         self.encoding = Encoding(tokenizer)
         self.names: list[str] = index["names"]
@@ -172,26 +173,6 @@ def _kept(names: Sequence[str], share: float) -> list[int]:
     if not kept:
         return [len(names) - 1]
     return kept if len(kept) < len(names) else kept[1:]
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if index["pentti"] != _KIND:
-            raise ValueError
-        version = int(index["format_version"])
-    except FileNotFoundError:
-        raise StoreError(f"cannot read {path.parent}: there is no corpus in it") from None
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"cannot read {path}: it is damaged, or no corpus") from error
-    if version > _FORMAT:
-        raise StoreError(
-            f"cannot read {path}: its format {version} is newer than {_FORMAT}, the newest that "
-            "this pentti reads; install a newer one"
-        )
-    return index
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], n_ids: int) -> np.ndarray[Any, Any]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pentti import checks
 from pentti.nn import PenttiTransformer
+from pentti.nn.generation import evaluating
 from pentti.training.corpus import Corpus
 
 __all__ = ["Evaluation", "Stretch", "evaluate"]
@@ -105,10 +106,8 @@ def evaluate(
 
 @torch.no_grad()
 def _bits(model: PenttiTransformer, ids: torch.Tensor, cache: object) -> torch.Tensor:
-    was_training = model.training
-    model.eval()
-    logits = model(ids[None, :-1], cache=cache).logits[0].float()
-    model.train(was_training)
+    with evaluating(model):
+        logits = model(ids[None, :-1], cache=cache).logits[0].float()
     nats = functional.cross_entropy(logits, ids[1:], reduction="none")
     return nats.double().cpu() / math.log(2)
 

@@ -19,6 +19,7 @@ from pentti.training import checkpoint
 from pentti.training.config import TrainingConfig
 from pentti.training.corpus import Corpus, build
 from pentti.training.encoding import Encoding
+from pentti.training.labels import read_labelled
 from pentti.training.processes import Processes
 from pentti.training.trainer import Trainer
 
@@ -47,15 +48,17 @@ class Run:
     model: Mapping[str, Any] = field(default_factory=dict)
     training: TrainingConfig = TrainingConfig()  # noqa: RUF009 frozen
 
-    def config(self) -> PenttiConfig:
-        """The settings of the model, with the vocabulary of the corpus.
+    def config(self, vocab_size: int) -> PenttiConfig:
+        """The settings of the model.
+
+        Args:
+            vocab_size: Of the corpus.
 
         Returns:
             The settings.
 
         Raises:
             ArgumentError: if one is unknown or out of range.
-            StoreError: if the tokenizer cannot be read.
         """
         names = sorted({one.name for one in fields(PenttiConfig)} - {"vocab_size"})
         for name in self.model:
@@ -63,7 +66,7 @@ class Run:
         for name in ("dim", "n_layers", "n_heads"):
             if name not in self.model:
                 checks.reject("Run", "model", f"have {name!r}", dict(self.model))
-        return PenttiConfig(vocab_size=Encoding(self.tokenizer).vocab_size, **self.model)
+        return PenttiConfig(vocab_size=vocab_size, **self.model)
 
 
 def prepare(folder: str | os.PathLike[str], run: Run) -> Generator[float, None, Corpus]:
@@ -81,11 +84,11 @@ def prepare(folder: str | os.PathLike[str], run: Run) -> Generator[float, None, 
         StoreError: if the documents cannot be read, or the folder cannot be written.
     """
     target, wanted = Path(folder), _as_json(run)
-    run.config()
     if (target / _SETTINGS).exists():
-        _check_same(target, wanted, _read(target / _SETTINGS))
+        _check_same(target, wanted, read_labelled(target / _SETTINGS, _KIND, _FORMAT))
         if (target / _CORPUS / "corpus.json").exists():
             return Corpus(target / _CORPUS)
+    run.config(Encoding(run.tokenizer).vocab_size)  # refused before anything is written
     corpus = yield from build(
         run.sources, target / _CORPUS, tokenizer=run.tokenizer, validation=run.validation
     )
@@ -116,7 +119,7 @@ def trainer(
         StoreError: if the last checkpoint is damaged.
     """
     torch.manual_seed(run.training.seed)
-    model = PenttiTransformer.of(run.config())
+    model = PenttiTransformer.of(run.config(corpus.encoding.vocab_size))
     return Trainer(model, corpus, run.training, folder, processes)
 
 
@@ -132,7 +135,7 @@ def corpus_of(folder: str | os.PathLike[str]) -> Corpus:
     Raises:
         StoreError: if there is no run in it.
     """
-    _read(Path(folder) / _SETTINGS)
+    read_labelled(Path(folder) / _SETTINGS, _KIND, _FORMAT)
     return Corpus(Path(folder) / _CORPUS)
 
 
@@ -148,7 +151,7 @@ def model_of(folder: str | os.PathLike[str]) -> PenttiTransformer:
     Raises:
         StoreError: if there is no run in it, or it has no checkpoint yet.
     """
-    _read(Path(folder) / _SETTINGS)
+    read_labelled(Path(folder) / _SETTINGS, _KIND, _FORMAT)
     last = checkpoint.newest(Path(folder) / "checkpoints")
     if last is None:
         raise StoreError(f"cannot read {folder}: the run has no checkpoint yet")
@@ -159,26 +162,6 @@ def _as_json(run: Run) -> dict[str, Any]:
     plain = asdict(run) | {"training": run.training.as_dict()}
     whole: dict[str, Any] = json.loads(json.dumps(plain))
     return {"pentti": _KIND, "format_version": _FORMAT, **whole}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if found["pentti"] != _KIND:
-            raise ValueError
-        version = int(found["format_version"])
-    except FileNotFoundError:
-        raise StoreError(f"cannot read {path.parent}: there is no run in it") from None
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"cannot read {path}: it is damaged, or of no run") from error
-    if version > _FORMAT:
-        raise StoreError(
-            f"cannot read {path}: its format {version} is newer than {_FORMAT}, the newest that "
-            "this pentti reads; install a newer one"
-        )
-    return found
 
 
 def _check_same(folder: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

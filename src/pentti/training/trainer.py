@@ -15,7 +15,8 @@ from torch import nn
 from pentti import checks
 from pentti.errors import TrainingError
 from pentti.interrupts import held
-from pentti.nn import PenttiTransformer
+from pentti.nn import PenttiTransformer, pretrained
+from pentti.nn.generation import evaluating
 from pentti.training import checkpoint
 from pentti.training.batches import Batch, Batches, Piece
 from pentti.training.config import TrainingConfig
@@ -79,10 +80,12 @@ class Trainer:
             expected = f"be a multiple of the {self.processes.n} processes"
             checks.reject("Trainer", "n_batches", expected, config.n_batches)
         self.corpus, self.config, self.folder = corpus, config, Path(folder)
-        self.model = model.to(self.processes.device)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
-        self.optimisers = optimisers(self.model, config)
         last = checkpoint.newest(self.checkpoints)
+        if last is not None:
+            pretrained.load(last, model)
+        self.model = model.to(self.processes.device)
+        self.optimisers = optimisers(self.model, config)
         if last is not None:
             self._go_on(last)
         self.batches = Batches(corpus, config.context, config.batch_tokens, config.seed)
@@ -152,11 +155,8 @@ class Trainer:
             left -= n
             if left <= 0:
                 break
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.model):
             nats = sum(float(self._nats(pieces)[1]) for pieces in batches)
-        self.model.train(was_training)
         return nats / math.log(2) / self._n_bytes([piece for one in batches for piece in one])
 
     def _advance(self) -> tuple[Progress, dict[str, Any]]:
@@ -223,8 +223,7 @@ class Trainer:
         return self.processes.sharing(shared)
 
     def _go_on(self, last: Path) -> None:
-        """Take over a checkpoint."""
-        self.model.load_state_dict(PenttiTransformer.from_pretrained(last).state_dict())
+        """Take over all of a checkpoint but the model."""
         facts, states = checkpoint.read_training(last)
         self.step, self.tokens = int(facts["step"]), int(facts["tokens"])
         self.seconds = float(facts["seconds"])
