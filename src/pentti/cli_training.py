@@ -120,6 +120,8 @@ def _follow(bars: Any, work: Trainer) -> None:
     with answered(signal.default_int_handler), closing(steps):
         for now in steps:
             said = f"{now.bits_per_byte:.3f} bits a byte, {now.tokens_per_s:,.0f} tokens/s"
+            said += f", meter {now.meter:,.0f}" if now.meter else ""
+            said += f", {100 * now.used:.0f} % used" if now.used else ""
             bars.update(task, completed=now.step, description=said)
             if now.validation is not None:
                 told = f"step {now.step}: {now.validation:.4f} bits a byte, validated"

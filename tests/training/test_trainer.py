@@ -36,7 +36,7 @@ BRIEF = TrainingConfig(
     n_steps=9, context=64, batch_tokens=256, n_warm_up=2, validate_every=4, validation_tokens=200,
     save_every=3, lr=1e-2,
 )  # fmt: skip
-CURVE = ("step", "epoch", "tokens", "loss", "gradient", "lr", "validation_bits_per_byte")
+CURVE = ("step", "epoch", "tokens", "loss", "gradient", "lr", "meter", "validation_bits_per_byte")
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +110,12 @@ def test_batches_add_up(texts, tmp_path):
     work = Trainer(model, corpus, TrainingConfig.of(BRIEF.as_dict() | {"n_batches": 3}), tmp_path)
     pieces = [work.batches.pieces(i) for i in range(3)]
     n = sum(piece.n for one in pieces for piece in one)
-    nats = work._descend(pieces, n)
+    nats, meters = work._descend(pieces, n)
     found = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     total = sum(work._nats(one)[0] for one in pieces) / n
     total.backward()
+    assert meters == n * 2 * 2  # heads and locations of one memory
     assert nats / n == pytest.approx(total.item(), rel=1e-9)
     for gradient, parameter in zip(found, model.parameters(), strict=True):
         torch.testing.assert_close(gradient, parameter.grad)
@@ -173,8 +174,9 @@ def test_crowding_is_part_of_what_is_to_become_less():
     torch.manual_seed(1)
     model = PenttiTransformer(257, **SMALL | {"dropout": 0.0})
     ids = torch.randint(257, (2, 30))
-    plain, nats = Learner(model)(ids, ids, None)
-    more, again = Learner(model, 0.5)(ids, ids, None)
+    plain, nats, meters = Learner(model)(ids, ids, None)
+    more, again, _ = Learner(model, 0.5)(ids, ids, None)
+    assert int(meters) == ids.numel() * 4
     torch.testing.assert_close(nats, again)
     assert plain == nats
     assert more > plain + 0.1

@@ -162,7 +162,7 @@ class PenttiTransformer(LanguageModel):
             ArgumentError: if an id is out of the vocabulary or a shape is not as expected.
         """
         x_BLD, meters = self.hidden(ids_BL, token_mask=token_mask, cache=cache)
-        return TransformerOutput(functional.linear(x_BLD, self._head_weight), meters)
+        return TransformerOutput(functional.linear(x_BLD, self.head_weight), meters)
 
     def with_evidence(
         self, ids_BL: Any, *, token_mask: Any = None, cache: Any = None
@@ -218,7 +218,8 @@ class PenttiTransformer(LanguageModel):
         return self.norm(x_BLD), torch.stack(meters, dim=1)
 
     @property
-    def _head_weight(self) -> Tensor:
+    def head_weight(self) -> Tensor:
+        """The vectors whose products with the last hidden state are the logits, (V, D)."""
         return self.embedding.weight if self.head is None else self.head.weight
 
     def loss(self, ids_BL: Any, targets_BL: Any = None, *, token_mask: Any = None) -> Tensor:
@@ -250,7 +251,7 @@ class PenttiTransformer(LanguageModel):
             got = checks.Words("none")
             checks.reject(where, "targets_BL", "be given to a bidirectional model", got)
         x_BLD, _ = self.hidden(ids_BL, token_mask=mask)
-        return cross_entropy(x_BLD.flatten(0, 1), self._head_weight, targets.flatten())
+        return cross_entropy(x_BLD.flatten(0, 1), self.head_weight, targets.flatten())
 
     def new_cache(self, batch: int, memory: ModelMemory | None = None) -> list[Any]:
         """A cache for tokens that come a few at a time, empty but for what was told before.
@@ -304,7 +305,7 @@ class PenttiTransformer(LanguageModel):
             Shape (B, V).
         """
         x_BLD, _ = self.hidden(ids_BL, token_mask=token_mask, cache=cache)
-        return functional.linear(x_BLD[:, -1], self._head_weight)
+        return functional.linear(x_BLD[:, -1], self.head_weight)
 
     def n_parameters(self) -> ParameterCount:
         """How many parameters there are, and how many of them are contents of memories.

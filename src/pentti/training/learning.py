@@ -9,6 +9,7 @@ from torch.optim import AdamW, Optimizer
 
 from pentti.nn import PenttiTransformer, RowwiseAdagrad, SequenceMemory, crowding, parameter_groups
 from pentti.nn.evidence import heard, of_layers
+from pentti.nn.loss import cross_entropy
 from pentti.training.config import TrainingConfig
 
 __all__ = ["Learner", "optimisers"]
@@ -29,7 +30,9 @@ class Learner(nn.Module):
         self.model, self.spread = model, spread
         self._writes = any(isinstance(one, SequenceMemory) for one in model.modules())
 
-    def forward(self, ids: Tensor, targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ids: Tensor, targets: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch, summed over its tokens.
 
         Args:
@@ -38,17 +41,24 @@ class Learner(nn.Module):
             mask: As `Batch` has it; None where all are tokens.
 
         Returns:
-            What is to become less, and the nats in it.
+            What is to become less, the nats in it, and the meters of all layers, added up.
         """
         n = ids.numel() if mask is None else mask.sum()
         if not (self._writes and self.spread):
-            nats = self.model.loss(ids, targets, token_mask=mask) * n
-            return nats, nats.detach()
+            nats, meters = self._nats(ids, targets, mask, n)
+            return nats, nats.detach(), meters
         with heard(self.model.blocks) as found:
-            nats = self.model.loss(ids, targets, token_mask=mask) * n
+            nats, meters = self._nats(ids, targets, mask, n)
         like = ids[:, None].expand(-1, len(found), -1)
         apart = crowding(of_layers(found, like), mask) * n
-        return nats + self.spread * apart, nats.detach()
+        return nats + self.spread * apart, nats.detach(), meters
+
+    def _nats(
+        self, ids: Tensor, targets: Tensor, mask: Tensor | None, n: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        x_BLD, meters = self.model.hidden(ids, token_mask=mask)
+        mean = cross_entropy(x_BLD.flatten(0, 1), self.model.head_weight, targets.flatten())
+        return mean * n, meters.sum()
 
 
 def optimisers(model: nn.Module, config: TrainingConfig) -> dict[str, Optimizer]:

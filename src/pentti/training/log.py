@@ -15,7 +15,7 @@ __all__ = ["COLUMNS", "Log"]
 
 COLUMNS = (
     "step", "epoch", "tokens", "loss", "bits_per_byte", "gradient", "lr", "tokens_per_s",
-    "seconds", "validation_bits_per_byte",
+    "seconds", "meter", "validation_bits_per_byte",
 )  # fmt: skip
 """What a row holds; a cell is empty where nothing was measured."""
 

@@ -15,7 +15,7 @@ from torch import nn
 from pentti import checks
 from pentti.errors import TrainingError
 from pentti.interrupts import held
-from pentti.nn import PenttiTransformer, pretrained
+from pentti.nn import PenttiTransformer, SDMLayer, pretrained
 from pentti.nn.generation import evaluating
 from pentti.training import checkpoint
 from pentti.training.batches import Batch, Batches, Piece
@@ -36,6 +36,10 @@ class Progress(NamedTuple):
         loss: Mean of the step's tokens, in nats.
         bits_per_byte: The same, per byte of text.
         tokens_per_s: Of this step.
+        meter: Hard locations that a token activated in a layer with a memory, on average; 0
+            without one.
+        used: Share of the learned hard locations that were read since the process began; 0 without
+            any.
         validation: Bits per byte of the validation documents; None but after some steps.
         saved: The checkpoint that was written; None but after some steps.
     """
@@ -44,6 +48,8 @@ class Progress(NamedTuple):
     loss: float
     bits_per_byte: float
     tokens_per_s: float
+    meter: float
+    used: float
     validation: float | None
     saved: Path | None
 
@@ -89,6 +95,8 @@ class Trainer:
         if last is not None:
             self._go_on(last)
         self.batches = Batches(corpus, config.context, config.batch_tokens, config.seed)
+        self._n_memories = sum(kind != "none" for kind in self.model.config.kinds)
+        self._learned = [one for one in self.model.modules() if isinstance(one, SDMLayer)]
         self._learner = self._shared(Learner(self.model, config.crowding))
 
     @property
@@ -168,7 +176,7 @@ class Trainer:
             self.batches.pieces(step * config.n_batches + i) for i in range(config.n_batches)
         ]
         n = sum(piece.n for pieces in all_pieces for piece in pieces)
-        nats = self._descend(all_pieces[self.processes.rank :: self.processes.n], n)
+        nats, meters = self._descend(all_pieces[self.processes.rank :: self.processes.n], n)
         if not math.isfinite(nats):
             raise TrainingError(self._lost(nats))
         gradient = self._update(config.rate(step))
@@ -179,31 +187,37 @@ class Trainer:
         validation = self.validate() if is_last or self.step % config.validate_every == 0 else None
         saved = self.save() if is_last or self.step % config.save_every == 0 else None
         per_byte = nats / math.log(2) / self._n_bytes([p for pieces in all_pieces for p in pieces])
-        progress = Progress(self.step, nats / n, per_byte, n / took, validation, saved)
+        meter = meters / (n * max(1, self._n_memories))
+        progress = Progress(
+            self.step, nats / n, per_byte, n / took, meter, self._used(), validation, saved
+        )
         return progress, {
             "step": self.step, "epoch": self.batches.epoch, "tokens": self.tokens,
             "loss": nats / n, "bits_per_byte": per_byte, "gradient": gradient,
             "lr": config.lr * config.rate(step), "tokens_per_s": n / took,
-            "seconds": self.seconds, "validation_bits_per_byte": validation,
+            "seconds": self.seconds, "meter": meter, "validation_bits_per_byte": validation,
         }  # fmt: skip
 
-    def _descend(self, own: list[list[Piece]], n: int) -> float:
-        """Gradients of the step's mean loss; gives its nats, of all processes."""
-        total = torch.zeros((), dtype=torch.float64, device=self.processes.device)
+    def _descend(self, own: list[list[Piece]], n: int) -> tuple[float, float]:
+        """Gradients of the step's mean loss; gives nats and meters, of all processes."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.processes.device)
         for number, pieces in enumerate(own):
             with self.processes.apart(self._learner, number < len(own) - 1):
-                loss, nats = self._nats(pieces)
+                loss, nats, meters = self._nats(pieces)
                 (loss * (self.processes.n / n)).backward()  # processes take the mean
-            total += nats
-        return float(self.processes.added(total))
+            total += torch.stack([nats.double(), meters.double()])
+        nats, meters = self.processes.added(total).tolist()
+        return nats, meters
 
-    def _nats(self, pieces: list[Piece]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _nats(self, pieces: list[Piece]) -> tuple[torch.Tensor, ...]:
         batch, device = Batch.of(self.corpus, pieces), self.processes.device
         mask = None if batch.mask.all() else batch.mask.to(device)
         half = self.config.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss, nats = self._learner(batch.ids.to(device), batch.targets.to(device), mask)
-        return loss, nats
+            found: tuple[torch.Tensor, ...] = self._learner(
+                batch.ids.to(device), batch.targets.to(device), mask
+            )
+        return found
 
     def _update(self, rate: float) -> float:
         """Change the parameters; gives the length of the gradient."""
@@ -215,6 +229,11 @@ class Trainer:
             optimiser.step()
             optimiser.zero_grad()
         return float(length)
+
+    def _used(self) -> float:
+        """Share of the learned locations that this process has read since it began."""
+        n = sum(one.n_reads.numel() for one in self._learned)
+        return sum(int((one.n_reads > 0).sum()) for one in self._learned) / max(1, n)
 
     def _shared(self, learner: Learner) -> nn.Module:
         shared: nn.Module = learner
