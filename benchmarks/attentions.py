@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from benchmarks.jobs import Job
 from benchmarks.layers import apart
-from benchmarks.peaks import extra_bytes
 from benchmarks.timing import Comparison, Entry, Line, measure
 from pentti.nn import local
+from pentti.peaks import extra_bytes
 
 __all__ = ["ATTENTIONS", "AttentionSize", "Kernel", "time_attention", "weighed"]
 

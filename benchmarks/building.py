@@ -7,11 +7,11 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.machine import resident_bytes
 from benchmarks.problems import Size, packed, within
 from benchmarks.timing import Line, Patience, summary
 from pentti import HammingBall, SparseDistributedMemory, bits
 from pentti.kernels import layout
+from pentti.peaks import resident_bytes
 
 __all__ = ["build"]
 

@@ -12,8 +12,8 @@ from benchmarks.jobs import Job
 from benchmarks.layer_peers import Attention, Layer, LayerSize
 from benchmarks.layer_pentti import Pentti
 from benchmarks.layers import OPERATIONS, Tokens, excuse, forward, made, training
-from benchmarks.peaks import bytes_in_use, extra_bytes
 from benchmarks.timing import Comparison, Entry, Line, Patience, measure
+from pentti.peaks import bytes_in_use, extra_bytes
 
 __all__ = ["WEIGHED", "Weighing", "crossing", "peaks", "sizes", "weighings"]
 

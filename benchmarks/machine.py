@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import Line
+from pentti.peaks import told_bytes
 
-__all__ = ["describe", "free_bytes", "resident_bytes"]
+__all__ = ["describe", "free_bytes"]
 
 _PACKAGES = (
     "pentti", "torch", "numpy", "numba", "scipy", "faiss-cpu", "numkong", "torch-hd", "sdm",
@@ -41,20 +42,7 @@ def free_bytes(device: str = "cpu") -> int:
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info()[0]
-    return _kilobytes(Path("/proc/meminfo"), "MemAvailable") or sys.maxsize
-
-
-def resident_bytes() -> tuple[int, int]:
-    """This process's resident memory: now, and at its highest.
-
-    Raises:
-        OSError: where the system does not say.
-    """
-    status = Path("/proc/self/status")
-    now, peak = _kilobytes(status, "VmRSS"), _kilobytes(status, "VmHWM")
-    if now is None or peak is None:
-        raise OSError("this system does not tell a process's resident memory")
-    return now, peak
+    return told_bytes(Path("/proc/meminfo"), "MemAvailable") or sys.maxsize
 
 
 def _version(name: str) -> str | None:
@@ -76,14 +64,4 @@ def _cpu() -> str:
 
 
 def _total_bytes() -> int | None:
-    return _kilobytes(Path("/proc/meminfo"), "MemTotal")
-
-
-def _kilobytes(path: Path, key: str) -> int | None:
-    """The number of bytes in a line such as ``VmRSS:  1024 kB``."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
-    return int(found[0]) * 1024 if found else None
+    return told_bytes(Path("/proc/meminfo"), "MemTotal")

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.timing import Line, summary
+from pentti import peaks
 from pentti.nn import PenttiConfig, PenttiTransformer, RowwiseAdagrad, parameter_groups
 
 __all__ = ["MODELS", "Text", "Trained", "main", "standard_library"]
@@ -188,7 +189,7 @@ def _described(name: str, config: PenttiConfig, one: Trained) -> Line:
 
 def _peak_bytes() -> int | None:
     try:
-        return machine.resident_bytes()[1]
+        return peaks.resident_bytes()[1]
     except OSError:  # a system that does not tell; the rest is worth having
         return None
 

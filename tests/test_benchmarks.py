@@ -21,7 +21,6 @@ from benchmarks import (
     layer_targets,
     layers,
     machine,
-    peaks,
     processes,
     table,
     targets,
@@ -38,6 +37,7 @@ from benchmarks.scanners import SCANNERS
 from benchmarks.sequence_table import sequence_targets
 from benchmarks.sequences import SequenceSize
 from benchmarks.timing import Comparison, Entry, Patience
+from pentti import peaks
 from pentti.kernels import cpu, reference
 from pentti.nn import SequenceMemory
 

@@ -8,6 +8,7 @@ import torch
 from helpers import outcome_of, seeded
 
 from pentti.experiments import needle, needle_reading
+from pentti.experiments.finding import Order
 from pentti.experiments.needle_reading import FINDERS, Plan, Reader, find, hidden_keys, train
 from pentti.nn import crowding
 
@@ -65,7 +66,7 @@ def test_each_model_reads_and_learns(name):
 
 def test_the_section_judges_what_was_found(monkeypatch):
     monkeypatch.setitem(needle._PLANS, "quick", TINY)
-    finding, steps = outcome_of(needle.EXPERIMENT.run("quick"))
+    finding, steps = outcome_of(needle.EXPERIMENT.run(Order()))
     shares = [step.share for step in steps]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)

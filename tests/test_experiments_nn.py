@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from pentti.decoders import CosineCap, ProductKeys
 from pentti.experiments import activation, continual, layer_cost, pair_learning, pairs
+from pentti.experiments.finding import Order
 from pentti.nn import SDMLayer
 
 
@@ -95,7 +96,7 @@ def test_multiplications_of_a_layer():
 def test_the_pairs_section_is_whole_at_a_small_size(monkeypatch):
     small = pairs._Plan(200, 400, 20, 100, (50, 200), (10, 10), 50, 10)
     monkeypatch.setitem(pairs._PLANS, "quick", small)
-    finding, steps = outcome_of(pairs.EXPERIMENT.run("quick"))
+    finding, steps = outcome_of(pairs.EXPERIMENT.run(Order()))
     shares = [step.share for step in steps]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)

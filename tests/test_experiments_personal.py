@@ -9,6 +9,7 @@ from helpers import outcome_of, seeded
 
 from pentti.errors import ArgumentError
 from pentti.experiments import personal
+from pentti.experiments.finding import Order
 from pentti.experiments.needle_reading import NAMES, Plan, Reader, draw_keys, hide
 from pentti.experiments.personal_life import Life, ask, grow, independent, others
 from pentti.nn import MemoryState
@@ -125,7 +126,7 @@ def test_verdicts_follow_the_numbers():
 def test_a_small_run_gives_what_the_report_needs(monkeypatch):
     plan = personal._Plan(4, 2, LIFE, Plan(width=16, n_locations=256, n_steps=2, batch=2))
     monkeypatch.setitem(personal._PLANS, "quick", plan)
-    finding, steps = outcome_of(personal.EXPERIMENT.run("quick"))
+    finding, steps = outcome_of(personal.EXPERIMENT.run(Order()))
     assert len(finding.claims) == 6
     assert len(finding.tables[0].rows) == LIFE.n_sessions + 1
     assert finding.figures[0].svg.startswith("<svg")

@@ -9,6 +9,7 @@ from helpers import outcome_of, seeded
 
 from pentti.errors import ArgumentError
 from pentti.experiments import question_learning, questions
+from pentti.experiments.finding import Order
 from pentti.experiments.question_learning import Stage
 from pentti.experiments.question_models import MEMORY, MIXERS
 from pentti.experiments.question_texts import Language, draw_facts, others, write
@@ -158,7 +159,7 @@ def test_the_section_is_whole_at_a_small_size(monkeypatch):
     stages = (Stage(2, 40, 2, 3), Stage(2, 60, 2, 2))
     small = questions._Plan(LANGUAGE, 2, stages, (60, 131), 2, 2, 2)
     monkeypatch.setitem(questions._PLANS, "quick", small)
-    finding, steps = outcome_of(questions.EXPERIMENT.run("quick"))
+    finding, steps = outcome_of(questions.EXPERIMENT.run(Order()))
     shares = [step.share for step in steps]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)

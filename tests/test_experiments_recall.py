@@ -7,6 +7,7 @@ import torch
 from helpers import outcome_of, seeded
 
 from pentti.experiments import recall, recall_learning
+from pentti.experiments.finding import Order
 from pentti.experiments.recall_learning import ALL_MIXERS, Curve, Setting, ask
 from pentti.nn import SequenceMemory
 
@@ -181,7 +182,7 @@ def test_the_recall_section_is_whole_at_a_small_size(monkeypatch):
     few = recall._Case(SMALL, 8, 7, 4, recall._FEW)
     monkeypatch.setitem(recall._PLANS, "quick", [recall._Case(SMALL, 8, 7, 4), few])
     monkeypatch.setattr(recall, "_N_ASKED", 40)
-    finding, steps = outcome_of(recall.EXPERIMENT.run("quick"))
+    finding, steps = outcome_of(recall.EXPERIMENT.run(Order()))
     shares = [step.share for step in steps]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)

@@ -8,6 +8,7 @@ import torch
 from helpers import outcome_of, seeded
 
 from pentti.experiments import recall_state
+from pentti.experiments.finding import Order
 from pentti.experiments.recall_learning import Setting, ask, recall, state_bytes
 
 SMALL = Setting(34, 5, 64, gap=14)
@@ -211,7 +212,7 @@ def test_the_state_section_is_whole_at_a_small_size(monkeypatch):
     mixers = (*MIXERS.values(), single)
     plan = replace(PLAN, n_asked=20, mixers=mixers)
     monkeypatch.setitem(recall_state._PLANS, "quick", plan)
-    finding, steps = outcome_of(recall_state.EXPERIMENT.run("quick"))
+    finding, steps = outcome_of(recall_state.EXPERIMENT.run(Order()))
     shares = [step.share for step in steps]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)

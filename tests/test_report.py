@@ -16,14 +16,14 @@ from pentti import experiments, report
 from pentti.decoders import HammingBall
 from pentti.errors import ArgumentError, StoreError
 from pentti.experiments import capacity, degradation, digits, drawing, judging
-from pentti.experiments.finding import Claim, Experiment, Finding, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Finding, Order, Step, Table
 from pentti.report import run as run_module
 from pentti.report import sections
 
 
 def made_up(name, runs):
-    def run(size):
-        runs.append((name, size))
+    def run(order):
+        runs.append((name, order.size))
         yield Step(0.5)
         canvas, (axis,) = drawing.plot()
         axis.plot([1, 2], label="<line>")
@@ -288,11 +288,35 @@ def test_equal_pictures_have_no_equal_ids():
     assert len(ids) == len(set(ids))
 
 
+def test_an_experiment_is_told_where_to_work_and_what_is_kept_there(runs, tmp_path, monkeypatch):
+    orders = []
+
+    def run(order):
+        orders.append(order)
+        order.folder.mkdir(parents=True, exist_ok=True)
+        (order.folder / "kept").touch()
+        yield Step(0.5)
+        return Finding([], [], [], "done")
+
+    one = Experiment("one", "?", "how", "prediction", "source", run)
+    monkeypatch.setattr(run_module, "EXPERIMENTS", {"one": one})
+    finish(tmp_path, "full", device="cpu")
+    kept = tmp_path / "work" / "one.full.cpu" / "kept"
+    assert kept.exists()
+    assert orders[-1] == Order("full", "cpu", kept.parent)
+    finish(tmp_path, "full", device="meta")  # what another device found is no answer
+    assert orders[-1] == Order("full", "meta", tmp_path / "work" / "one.full.meta")
+    kept.write_text("old")
+    finish(tmp_path, "full", device="cpu", fresh=True)
+    assert not kept.read_text()
+
+
 @pytest.mark.slow
 def test_the_quick_report_of_all_sections_is_whole(tmp_path):
-    events = list(report.build(tmp_path))
+    names = [name for name in experiments.EXPERIMENTS if name != "language"]  # 5 minutes
+    events = list(report.build(tmp_path, only=names))
     done = [event.section for event in events if event.section]
-    assert [section.experiment.name for section in done] == list(experiments.EXPERIMENTS)
+    assert [section.experiment.name for section in done] == names
     text = (tmp_path / "index.html").read_text()
     Tidy().feed(text)
     ids = re.findall(r'\sid="([^"]*)"', text)

@@ -50,20 +50,25 @@ def report(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Run again what an earlier run has finished.")
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="Where the models of `language` are trained: cpu or cuda.")
+    ] = "cpu",
 ) -> None:
     """Run the experiments and make one HTML page of what they found.
 
     Stopped half-way, the same command goes on after the last finished section.
     """
     try:
-        _report("full" if full else "quick", only or [], out, fresh)
+        _report("full" if full else "quick", only or [], out, fresh, device)
     except KeyboardInterrupt:
         message = f"pentti: stopped; finished sections are kept in {out}, the same command "
         typer.echo(message + "goes on from there", err=True)
         raise typer.Exit(130) from None
 
 
-def _report(size: Literal["quick", "full"], only: list[str], out: Path, fresh: bool) -> None:
+def _report(
+    size: Literal["quick", "full"], only: list[str], out: Path, fresh: bool, device: str
+) -> None:
     try:
         from pentti import report as reporting
     except ModuleNotFoundError as error:
@@ -79,7 +84,7 @@ def _report(size: Literal["quick", "full"], only: list[str], out: Path, fresh: b
     stopping = answered(signal.default_int_handler)
     with stopping, Progress(*columns, console=console) as bars:
         tasks = {e.name: bars.add_task(e.name, total=1.0, start=False) for e in experiments}
-        for step in reporting.build(out, size, only, fresh):
+        for step in reporting.build(out, size, only, fresh, device):
             bars.start_task(tasks[step.name])
             bars.update(tasks[step.name], completed=step.share)
             if step.section is not None:

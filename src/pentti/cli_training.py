@@ -144,7 +144,7 @@ def _evaluate(
     with _bars(False) as bars:
         work = training.evaluate(model, corpus, corpus.validation[:documents], most_tokens=most)
         found = _told(bars, "evaluating", work)
-    typer.echo(f"{found.n_documents} documents: {found.bits_per_byte:.4f} bits a byte")
+    typer.echo(f"{len(found.documents)} documents: {found.bits_per_byte:.4f} bits a byte")
     for stretch in found.stretches:
         where = f"{stretch.first:,} to {stretch.last:,}"
         typer.echo(f"{where:>24}  {stretch.bits_per_byte:.4f}  ({stretch.n_tokens:,} tokens)")

@@ -8,6 +8,7 @@ from pentti.experiments.circle import EXPERIMENT as CIRCLE
 from pentti.experiments.continual import EXPERIMENT as CONTINUAL
 from pentti.experiments.degradation import EXPERIMENT as DEGRADATION
 from pentti.experiments.digits import EXPERIMENT as DIGITS
+from pentti.experiments.language import EXPERIMENT as LANGUAGE
 from pentti.experiments.layer_cost import EXPERIMENT as LAYER_COST
 from pentti.experiments.needle import EXPERIMENT as NEEDLE
 from pentti.experiments.pairs import EXPERIMENT as PAIRS
@@ -36,6 +37,7 @@ EXPERIMENTS = {
         NEEDLE,
         QUESTIONS,
         PERSONAL,
+        LANGUAGE,
     )
 }
 """All experiments by name, in the order of the report."""

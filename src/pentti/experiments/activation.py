@@ -15,7 +15,7 @@ from pentti import theory
 from pentti.decoders import CosineCap, ProductKeys
 from pentti.errors import SettingWarning
 from pentti.experiments.drawing import COLOURS, draw, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Order, Step, Table
 from pentti.experiments.judging import deviation
 from pentti.experiments.pair_learning import (
     WIDTH,
@@ -82,9 +82,9 @@ class _State:
     recall: float
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
+def _run(order: Order) -> Generator[Step, None, Finding]:
     with one_thread():
-        return (yield from _answer({"quick": 2000, "full": 20_000}[size]))
+        return (yield from _answer({"quick": 2000, "full": 20_000}[order.size]))
 
 
 def _answer(n_tokens: int) -> Generator[Step, None, Finding]:

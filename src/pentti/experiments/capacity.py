@@ -12,7 +12,7 @@ from torch import Tensor
 from pentti import bits, theory
 from pentti.decoders import HammingBall
 from pentti.experiments.drawing import draw, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Order, Step, Table
 from pentti.experiments.judging import REVISED, deviation, standard_error
 from pentti.memory import SparseDistributedMemory
 
@@ -47,8 +47,8 @@ _PLANS = {
 }
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    plan = _PLANS[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    plan = _PLANS[order.size]
     n_stages, done = 2 * len(plan.loads) + len(plan.fidelity_loads), 0
     curves: dict[tuple[str, int], _Curve] = {}
     for kind in ("autoassociative", "heteroassociative"):

@@ -10,7 +10,7 @@ import torch
 from pentti import bits, theory
 from pentti.decoders import HammingBall
 from pentti.experiments.drawing import draw, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Order, Step, Table
 
 __all__ = ["EXPERIMENT"]
 
@@ -19,9 +19,9 @@ _RADII_64 = (5, 7, 9, 11, 15, 19, 27)
 _PUBLISHED_BETA = {5: 35.485, 7: 25.941, 9: 20.041, 11: 15.853, 15: 10.110, 19: 6.303, 27: 1.849}
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
+def _run(order: Order) -> Generator[Step, None, Finding]:
     n_locations = 1_000_000
-    n_pairs = {"quick": 40, "full": 1000}[size]
+    n_pairs = {"quick": 40, "full": 1000}[order.size]
     distances = np.array([0, 1, 10, 50, 100, 150, 200, 250, 300, 350, 400, 450, 500])
     decoder = HammingBall(1000, n_locations, radius=451, seed=1)
     generator = torch.Generator().manual_seed(2)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pentti.decoders import CosineCap
 from pentti.experiments.drawing import COLOURS, draw, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Order, Step, Table
 from pentti.experiments.judging import REVISED
 from pentti.experiments.pair_learning import one_thread, seeded
 from pentti.nn import AnnealedTopK, SDMLayer
@@ -90,12 +90,12 @@ class _Outcome:
         return float(_errors(self.final))
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    plan = _PLANS[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    plan = _PLANS[order.size]
     digits = load_digits()
-    order = np.random.Generator(np.random.PCG64(0)).permutation(len(digits.target))
-    pixels = torch.from_numpy(digits.data[order]).float() / 16
-    label = torch.from_numpy(digits.target[order])
+    shuffled = np.random.Generator(np.random.PCG64(0)).permutation(len(digits.target))
+    pixels = torch.from_numpy(digits.data[shuffled]).float() / 16
+    label = torch.from_numpy(digits.target[shuffled])
     outcomes: dict[str, _Outcome] = {}
     n_done = 0
     for name, way in _WAYS.items():

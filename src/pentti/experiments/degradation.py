@@ -11,7 +11,7 @@ from scipy import stats
 from pentti import bits, theory
 from pentti.decoders import HammingBall
 from pentti.experiments.drawing import draw, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Order, Step, Table
 from pentti.experiments.judging import REVISED, deviation, standard_error
 from pentti.memory import SparseDistributedMemory
 
@@ -22,8 +22,8 @@ _FLIPPED = (0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.5)
 _NOISE = 100
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    n_locations, n_cues = {"quick": (100_000, 100), "full": (1_000_000, 1000)}[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    n_locations, n_cues = {"quick": (100_000, 100), "full": (1_000_000, 1000)}[order.size]
     n_stored = n_locations // 100
     decoder = HammingBall(1000, n_locations, radius=451, seed=9)
     generator = torch.Generator().manual_seed(10)
@@ -33,7 +33,7 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
     apart = SparseDistributedMemory(decoder, counter_dtype=torch.int8)
     apart.write(stored, others)
     intact = alike.contents.clone(), apart.contents.clone()
-    order = torch.randperm(n_locations, generator=generator)
+    shuffled = torch.randperm(n_locations, generator=generator)
 
     p = decoder.activation_probability
     rows: list[_Row] = []
@@ -43,7 +43,7 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
         for memory, contents in zip((alike, apart), intact, strict=True):
             memory.contents.copy_(contents)
             if kind == "locations destroyed":
-                memory.contents[order[: int(share * n_locations)]] = 0
+                memory.contents[shuffled[: int(share * n_locations)]] = 0
             else:
                 _flip_counters(memory.contents, share, generator)
         destroyed, flipped = (share, 0.0) if kind == "locations destroyed" else (0.0, share)

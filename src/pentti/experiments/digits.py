@@ -13,7 +13,7 @@ from torch import Tensor
 from pentti import bits
 from pentti.decoders import Decoder, HammingBall, SelectedCoordinates
 from pentti.experiments.drawing import draw, images, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Order, Step, Table
 from pentti.experiments.judging import REVISED
 from pentti.memory import SparseDistributedMemory
 
@@ -55,8 +55,8 @@ def as_pictures(words: Tensor) -> np.ndarray:
     return words.view(-1, 8, 8, _LEVELS).double().mean(-1).numpy()
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    scale = {"quick": 1, "full": 5}[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    scale = {"quick": 1, "full": 5}[order.size]
     words, labels = _shuffled()
     random = HammingBall(_N_BITS, 100_000 * scale, activation_probability=0.001, seed=11)
     chosen = SelectedCoordinates(_N_BITS, 200_000 * scale, n_selected=12, seed=12)

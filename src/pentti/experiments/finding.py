@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-__all__ = ["Claim", "Experiment", "Figure", "Finding", "Size", "Step", "Table", "portion", "told"]
+__all__ = [
+    "Claim", "Experiment", "Figure", "Finding", "Order", "Size", "Step", "Table", "portion", "told",
+]  # fmt: skip
 
 Size = Literal["quick", "full"]
 Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of an experiment.
+
+    Attributes:
+        size: "quick" for minutes, "full" for the larger sizes.
+        device: Where models are trained, in experiments that train large ones.
+        folder: Where what took long is kept, so that a stopped run goes on; None for nowhere.
+    """
+
+    size: Size = "quick"
+    device: str = "cpu"
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ class Experiment:
     method: str
     prediction: str
     source: str
-    run: Callable[[Size], Generator[Step, None, Finding]]
+    run: Callable[[Order], Generator[Step, None, Finding]]
 
 
 def portion(

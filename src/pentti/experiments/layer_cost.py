@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pentti.experiments.drawing import draw, mark, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Order, Step, Table
 from pentti.experiments.pair_learning import one_thread, seeded
 from pentti.nn import SDMLayer
 from pentti.nn.local import Attention
@@ -58,9 +58,9 @@ class _Number:
     multiplications: int
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
+def _run(order: Order) -> Generator[Step, None, Finding]:
     with one_thread():
-        return (yield from _answer(_PLANS[size]))
+        return (yield from _answer(_PLANS[order.size]))
 
 
 def _answer(plan: _Plan) -> Generator[Step, None, Finding]:

@@ -11,7 +11,7 @@ from pentti.experiments.finding import (
     Experiment,
     Figure,
     Finding,
-    Size,
+    Order,
     Step,
     Table,
     portion,
@@ -47,8 +47,8 @@ class _Outcome:
         return self.found.get(length, (float("nan"),))[0]
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    plan = _PLANS[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    plan = _PLANS[order.size]
     outcomes: dict[str, _Outcome] = {}
     with one_thread():
         for number, name in enumerate(FINDERS):

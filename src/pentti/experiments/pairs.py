@@ -16,7 +16,7 @@ from pentti.experiments.finding import (
     Experiment,
     Figure,
     Finding,
-    Size,
+    Order,
     Step,
     Table,
     portion,
@@ -104,9 +104,9 @@ class _Load:
     n_steps: int
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
+def _run(order: Order) -> Generator[Step, None, Finding]:
     with one_thread():
-        return (yield from told(_answer(_PLANS[size])))
+        return (yield from told(_answer(_PLANS[order.size])))
 
 
 def _answer(plan: _Plan) -> Generator[float, None, Finding]:

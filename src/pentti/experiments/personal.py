@@ -18,7 +18,7 @@ from pentti.experiments.finding import (
     Experiment,
     Figure,
     Finding,
-    Size,
+    Order,
     Step,
     Table,
     portion,
@@ -76,8 +76,8 @@ class _Outcome(NamedTuple):
     file_bytes: float
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    plan = _PLANS[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    plan = _PLANS[order.size]
     with one_thread():
         trained = yield from told(portion(train(_FINDER, plan.training, _SEED), 0.0, 0.7))
         with tempfile.TemporaryDirectory() as folder:

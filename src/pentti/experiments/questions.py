@@ -11,7 +11,7 @@ from pentti.experiments.finding import (
     Experiment,
     Figure,
     Finding,
-    Size,
+    Order,
     Step,
     Table,
     portion,
@@ -86,8 +86,8 @@ class _Outcome:
         return found + [separation(told.confidence, kind.confidence) for kind in never]
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    plan = _PLANS[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    plan = _PLANS[order.size]
     outcomes: dict[str, _Outcome] = {}
     with one_thread():
         for i, mixer in enumerate(MIXERS):

@@ -14,6 +14,7 @@ from pentti.experiments.finding import (
     Experiment,
     Figure,
     Finding,
+    Order,
     Size,
     Step,
     Table,
@@ -93,9 +94,9 @@ class _Row:
         return math.inf if first is None else first
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
+def _run(order: Order) -> Generator[Step, None, Finding]:
     with one_thread():
-        cases = _PLANS[size]
+        cases = _PLANS[order.size]
         jobs = [(case, name) for case in cases for name in case.names]
         rows: list[_Row] = []
         for i, (case, name) in enumerate(jobs):
@@ -114,7 +115,9 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
             "seed": _SEED,
         }
         figures = [_draw(rows)]
-        return Finding(_claims(rows), figures, [_table(rows)], _conclusion(rows, size), settings)
+        return Finding(
+            _claims(rows), figures, [_table(rows)], _conclusion(rows, order.size), settings
+        )
 
 
 def _learned(case: _Case, name: str) -> Generator[float, None, _Row]:

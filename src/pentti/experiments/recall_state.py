@@ -16,6 +16,7 @@ from pentti.experiments.finding import (
     Experiment,
     Figure,
     Finding,
+    Order,
     Size,
     Step,
     Table,
@@ -195,8 +196,8 @@ class _Outcome:
     n_bytes: Mapping[int, int]
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    plan = _PLANS[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    plan = _PLANS[order.size]
     outcomes: list[_Outcome] = []
     n = len(plan.mixers)
     with one_thread():
@@ -211,7 +212,7 @@ def _run(size: Size) -> Generator[Step, None, Finding]:
         _claims(outcomes, plan),
         [_draw(outcomes, plan)],
         [_table(outcomes, plan)],
-        _conclusion(outcomes, plan, size),
+        _conclusion(outcomes, plan, order.size),
         settings,
     )
 

@@ -11,7 +11,7 @@ from scipy import stats
 from pentti import bits
 from pentti.decoders import HammingBall
 from pentti.experiments.drawing import draw, plot
-from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Size, Step, Table
+from pentti.experiments.finding import Claim, Experiment, Figure, Finding, Order, Step, Table
 from pentti.memory import SparseDistributedMemory
 
 __all__ = ["EXPERIMENT"]
@@ -19,8 +19,8 @@ __all__ = ["EXPERIMENT"]
 _DISTANCES = (0, 50, 100, 150, 200, 250, 300)
 
 
-def _run(size: Size) -> Generator[Step, None, Finding]:
-    n_locations, n_cues = {"quick": (200_000, 400), "full": (1_000_000, 2000)}[size]
+def _run(order: Order) -> Generator[Step, None, Finding]:
+    n_locations, n_cues = {"quick": (200_000, 400), "full": (1_000_000, 2000)}[order.size]
     n_stored = n_locations // 100
     decoder = HammingBall(1000, n_locations, radius=451, seed=3)
     memory = SparseDistributedMemory(decoder, counter_dtype=torch.int16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -73,7 +74,9 @@ class PenttiTransformer(LanguageModel):
 
     All positions are computed at once. Positions are rotary, so that there is no longest length.
     The linear layers start as torch's do; those that end a residual branch are divided by
-    √(2 · n_layers), so that the residual stream keeps its scale at any depth.
+    √(2 · n_layers), so that the residual stream keeps its scale at any depth. Embeddings start with
+    variance 1 / D: what a token is stays visible beside what the blocks add to it, and the logits
+    begin with a spread of about one.
 
     Args:
         vocab_size: Number of tokens, V.
@@ -130,7 +133,7 @@ class PenttiTransformer(LanguageModel):
         self.blocks = nn.ModuleList(block(config, layer) for layer in range(config.n_layers))
         self.norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.head = None if config.tied else nn.Linear(config.dim, config.vocab_size, bias=False)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.dim))
 
     @classmethod
     def of(cls, config: PenttiConfig) -> PenttiTransformer:

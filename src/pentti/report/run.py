@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from pentti import checks
 from pentti.experiments import EXPERIMENTS
-from pentti.experiments.finding import Experiment, Finding, Size
+from pentti.experiments.finding import Experiment, Finding, Order, Size
 from pentti.files import replacing
 from pentti.report import sections
 from pentti.report.page import render
@@ -53,7 +54,11 @@ def chosen(only: Sequence[str]) -> list[Experiment]:
 
 
 def build(
-    out: Path, size: Size = "quick", only: Sequence[str] = (), fresh: bool = False
+    out: Path,
+    size: Size = "quick",
+    only: Sequence[str] = (),
+    fresh: bool = False,
+    device: str = "cpu",
 ) -> Iterator[Progress]:
     """Make the page `index.html`, a section at a time; what is done stays done.
 
@@ -61,10 +66,12 @@ def build(
     again.
 
     Args:
-        out: Folder for the page and, under `results`, for JSON, CSV and SVG.
+        out: Folder for the page, under `results` for JSON, CSV and SVG, and under `work` for the
+            trained models of experiments that take hours.
         size: "quick" for minutes, "full" for the larger sizes.
         only: Names of the experiments to show; none for all.
         fresh: Whether to run again what an earlier run of the same code has finished.
+        device: Where models are trained, in experiments that train large ones.
 
     Yields:
         The progress of each section.
@@ -76,12 +83,15 @@ def build(
     page, results = out / "index.html", out / "results"
     experiments = chosen(only)
     sections.make(results)
-    finished = {e.name: sections.load(results, e, size) for e in experiments}
+    finished = {e.name: sections.load(results, e, size, device) for e in experiments}
     for experiment in experiments:
         section = None if fresh else finished[experiment.name]
         reused = section is not None
         if section is None:
-            section = yield from _run(experiment, size)
+            work = out / "work" / f"{experiment.name}.{size}.{device.replace(':', '-')}"
+            if fresh:
+                shutil.rmtree(work, ignore_errors=True)
+            section = yield from _run(experiment, Order(size, device, work))
             sections.save(results, section)
         finished[experiment.name] = section
         shown = [each for each in finished.values() if each is not None]
@@ -90,14 +100,15 @@ def build(
         yield Progress(experiment.name, 1.0, section, reused)
 
 
-def _run(experiment: Experiment, size: Size) -> Generator[Progress, None, Section]:
+def _run(experiment: Experiment, order: Order) -> Generator[Progress, None, Section]:
     start = time.perf_counter()
     yield Progress(experiment.name, 0.0)
-    steps = experiment.run(size)
+    steps = experiment.run(order)
     while True:
         try:
             step = next(steps)
         except StopIteration as stop:
             finding: Finding = stop.value
-            return Section(experiment, finding, size, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            return Section(experiment, finding, order.size, seconds, order.device)
         yield Progress(experiment.name, min(step.share, 0.999))

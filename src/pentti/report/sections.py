@@ -28,13 +28,15 @@ class Section:
         experiment: The question.
         finding: The answer.
         size: "quick" or "full".
-        seconds: How long the run took.
+        seconds: How long the run took, without what an earlier one had kept.
+        device: Where models were trained, in experiments that train large ones.
     """
 
     experiment: Experiment
     finding: Finding
     size: Size
     seconds: float
+    device: str = "cpu"
 
 
 @functools.cache  # the code that runs is the code that was there at the start
@@ -94,6 +96,7 @@ def save(folder: Path, section: Section) -> None:
         "question": section.experiment.question,
         "prediction": section.experiment.prediction,
         "size": size,
+        "device": section.device,
         "seconds": round(section.seconds, 2),
         "fingerprint": fingerprint(),
         **dataclasses.asdict(section.finding),
@@ -103,20 +106,22 @@ def save(folder: Path, section: Section) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def load(folder: Path, experiment: Experiment, size: Size) -> Section | None:
+def load(folder: Path, experiment: Experiment, size: Size, device: str) -> Section | None:
     """A section that an earlier run of this very code has finished.
 
     Args:
         folder: Where results are.
         experiment: The question.
         size: "quick" or "full".
+        device: Where models were trained.
 
     Returns:
-        The section, or None if there is none, it is damaged, or the code has changed since.
+        The section, or None if there is none, it is damaged, of another device, or the code has
+        changed since.
     """
     try:
         record = json.loads(_path(folder, experiment.name, size).read_text(encoding="utf-8"))
-        if record["fingerprint"] != fingerprint():
+        if (record["fingerprint"], record["device"]) != (fingerprint(), device):
             return None
         finding = Finding(
             claims=[Claim(**claim) for claim in record["claims"]],
@@ -125,7 +130,7 @@ def load(folder: Path, experiment: Experiment, size: Size) -> Section | None:
             conclusion=record["conclusion"],
             settings=record["settings"],
         )
-        return Section(experiment, finding, size, record["seconds"])
+        return Section(experiment, finding, size, record["seconds"], device)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -146,7 +146,7 @@ def build(
             shutil.copyfile(tokenizer, target / _TOKENIZER)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
-    if not sum(n_ids):
+    if not sum(n_ids) or not min(n_ids):  # of a lone byte nothing is left to train on
         raise StoreError(f"cannot read {', '.join(sources)}: there is no text in it")
     index = {
         "pentti": _KIND, "format_version": _FORMAT, "tokenizer": tokenizer is not None,
@@ -162,7 +162,7 @@ def _parts(name: str, text: bytes, n_files: int) -> list[tuple[str, bytes]]:
     """A document as it is; a lone one in two, so that there is something to validate on."""
     if n_files > 1:
         return [(name, text)] if text else []
-    cut = len(text) - int(_LAST * len(text))
+    cut = len(text) - max(1, int(_LAST * len(text)))
     return [(f"{name} (start)", text[:cut]), (f"{name} (end)", text[cut:])]
 
 

@@ -40,12 +40,12 @@ class Evaluation(NamedTuple):
 
     Attributes:
         bits_per_byte: Over all places.
-        n_documents: Documents that were read.
+        documents: Of each document alone, in the order given.
         stretches: By place, the nearest first.
     """
 
     bits_per_byte: float
-    n_documents: int
+    documents: list[float]
     stretches: list[Stretch]
 
 
@@ -81,8 +81,9 @@ def evaluate(
     n_stretches = max(0, math.ceil(math.log2(max(lengths) / _FIRST))) + 1
     bits, tokens = (torch.zeros(n_stretches, dtype=torch.float64) for _ in range(2))
     n_bytes, done = torch.zeros(n_stretches, dtype=torch.float64), 0
+    by_document = []
     for document, length in zip(documents, lengths, strict=True):
-        cache = model.new_cache(1)
+        cache, cost = model.new_cache(1), 0.0
         for low in range(0, length, part):
             n = min(part, length - low)
             ids = corpus.ids(document, low, low + n + 1).to(model.embedding.weight.device)
@@ -91,8 +92,9 @@ def evaluate(
             bits.index_add_(0, at, told)
             tokens.index_add_(0, at, torch.ones_like(told))
             n_bytes.index_add_(0, at, torch.full_like(told, corpus.bytes_per_id(document)))
-            done += n
+            done, cost = done + n, cost + float(told.sum())
             yield done / sum(lengths)
+        by_document.append(cost / length / corpus.bytes_per_id(document))
     ends = [_FIRST * 2**i for i in range(n_stretches)]
     stretches = [
         Stretch(
@@ -101,7 +103,7 @@ def evaluate(
         for i in range(n_stretches)
         if tokens[i]
     ]
-    return Evaluation(float(bits.sum() / n_bytes.sum()), len(documents), stretches)
+    return Evaluation(float(bits.sum() / n_bytes.sum()), by_document, stretches)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How much more memory a call takes at its peak than was in use before it."""
+"""Memory in use, and how much more of it a call takes at its peak."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import resident_bytes
-
-__all__ = ["bytes_in_use", "extra_bytes"]
+__all__ = ["bytes_in_use", "extra_bytes", "resident_bytes", "told_bytes"]
 
 _RESET_PEAK = "5"  # what proc(5) says to write
 
@@ -27,6 +25,9 @@ def extra_bytes(run: Callable[[], object], device: str) -> int:
     Args:
         run: The call; what it returns is counted.
         device: Where it runs.
+
+    Returns:
+        Bytes.
 
     Raises:
         OSError: where the system does not say.
@@ -48,6 +49,9 @@ def bytes_in_use(device: str) -> int:
     Args:
         device: Whose.
 
+    Returns:
+        Bytes.
+
     Raises:
         OSError: where the system does not say.
     """
@@ -58,6 +62,40 @@ def bytes_in_use(device: str) -> int:
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
     return resident_bytes()[0]
+
+
+def resident_bytes() -> tuple[int, int]:
+    """This process's resident memory: now, and at its highest.
+
+    Returns:
+        Both in bytes.
+
+    Raises:
+        OSError: where the system does not say.
+    """
+    status = Path("/proc/self/status")
+    now, peak = told_bytes(status, "VmRSS"), told_bytes(status, "VmHWM")
+    if now is None or peak is None:
+        raise OSError("this system does not tell a process's resident memory")
+    return now, peak
+
+
+def told_bytes(path: Path, key: str) -> int | None:
+    """What a line such as ``VmRSS:  1024 kB`` tells.
+
+    Args:
+        path: A file of such lines.
+        key: What stands before the colon.
+
+    Returns:
+        Bytes; None where there is no such file or line.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
+    return int(found[0]) * 1024 if found else None
 
 
 def _on_cuda(device: str) -> bool:

@@ -1,0 +1,192 @@
+"""The language experiment: its models, its trainings, and its verdicts on made-up numbers."""
+
+import json
+
+import pytest
+from helpers import outcome_of
+
+from pentti.experiments import language, language_runs
+from pentti.experiments.finding import Order
+from pentti.experiments.language import PLANS
+from pentti.experiments.language_models import BASE, MODELS, Plan, count, settings
+from pentti.experiments.language_runs import (
+    Cost,
+    Trained,
+    measured,
+    opened,
+    rate_of,
+    trained,
+)
+from pentti.nn import PenttiConfig
+from pentti.training import Stretch
+
+TINY = Plan(
+    dim=16, n_layers=3, n_heads=2, window=4, block=4, n_locations=36, context=32, batch_tokens=64,
+    n_steps=4, rates=(1e-3, 1e-2), tune_steps=2, n_seeds=1, validate_every=2, validation_tokens=64,
+    n_documents=2, n_timings=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    """A small folder in the standard library's place."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"{i}.py").write_text(f"{i}: {i * i}, {i**3}\n" * 12)
+    monkeypatch.setattr(language_runs.documents, "standard_library", lambda: str(folder))
+
+
+@pytest.fixture
+def library(texts, tmp_path):
+    return outcome_of(opened(TINY, tmp_path / "work", "cpu"))[0]
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_models_differ_in_what_they_are_compared_in_and_nothing_else(plan):
+    made = {name: settings(own, plan) for name, own in MODELS.items()}
+    dense = [count(one).dense for one in made.values()]
+    assert max(dense) / min(dense) <= 1.02
+    configs = {name: PenttiConfig.from_dict(one) for name, one in made.items()}
+    assert {one.local for one in configs.values()} == {
+        "dense", "window", "longformer", "bigbird", "strided",
+    }  # fmt: skip
+    assert {tuple(sorted({*one.kinds} - {"none"})) for one in configs.values()} == {
+        (), ("sdm",), ("sequence",), ("sdm", "sequence"),
+    }  # fmt: skip
+    for one in configs.values():
+        assert (one.dim, one.n_layers, one.window) == (plan.dim, plan.n_layers, plan.window)
+        assert one.sequence.max_length == plan.context
+
+
+def test_the_full_run_has_the_sizes_it_promises():
+    plan = PLANS["full"]
+    assert count(settings(MODELS[BASE], plan)).dense >= 5_000_000
+    assert plan.context >= 8192
+    assert plan.n_seeds >= 3
+
+
+def test_tests_are_long_validation_documents(library):
+    assert set(library.tests) <= set(library.corpus.validation)
+    assert all(library.corpus.n_ids(d) > TINY.context for d in library.tests)
+    assert len(library.tests) == 2
+
+
+def test_a_stopped_training_goes_on_and_ends_as_without_the_stop(library, tmp_path):
+    own = MODELS["window + sequence"]
+    whole, shares = outcome_of(trained("a", own, TINY, 1e-2, 4, 3, library))
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    work = trained("b", own, TINY, 1e-2, 4, 3, library)
+    for _ in range(3):
+        next(work)
+    work.close()
+    again, rest = outcome_of(trained("b", own, TINY, 1e-2, 4, 3, library))
+    assert len(rest) < len(shares)
+    assert again == whole
+    assert [tokens for tokens, _ in whole.curve] == sorted(tokens for tokens, _ in whole.curve)
+    assert len(whole.curve) == 2
+    assert whole.stretches[0].first == 0
+    assert whole.meter > 0
+
+
+def test_what_is_trained_is_not_trained_again(library, monkeypatch):
+    own = MODELS[BASE]
+    first, _ = outcome_of(trained("a", own, TINY, 1e-2, 2, 0, library))
+    monkeypatch.setattr(language_runs, "Trainer", None)
+    assert outcome_of(trained("a", own, TINY, 1e-2, 2, 0, library)) == (first, [])
+    with pytest.raises(TypeError):  # with other settings it is
+        outcome_of(trained("a", own, TINY, 1e-3, 2, 0, library))
+
+
+def test_the_rate_is_the_one_that_did_best(library):
+    lr, tried = outcome_of(rate_of("a", MODELS[BASE], TINY, library))[0]
+    assert set(tried) == set(TINY.rates)
+    assert tried[lr] == min(tried.values())
+
+
+def test_costs_are_measured_once(library):
+    models = {name: MODELS[name] for name in ("dense", "window + SDM")}
+    costs, _ = outcome_of(measured(models, TINY, library))
+    assert list(costs) == list(models)
+    assert all(0 < cost.seconds < 1 for cost in costs.values())
+    assert outcome_of(measured(models, TINY, library)) == (costs, [])
+
+
+def test_the_experiment_runs_as_a_whole(texts, tmp_path, monkeypatch):
+    monkeypatch.setitem(language.PLANS, "quick", TINY)
+    finding, steps = outcome_of(language.EXPERIMENT.run(Order(folder=tmp_path / "work")))
+    shares = [step.share for step in steps]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert [row[0] for row in finding.tables[0].rows] == [*MODELS, "dense, equal time"]
+    assert len(finding.claims) == 8
+    assert json.dumps(finding.settings)
+    again, steps = outcome_of(language.EXPERIMENT.run(Order(folder=tmp_path / "work")))
+    assert not steps
+    assert again.tables == finding.tables
+
+
+def made_up(bits, far, cost=1e-3, seeds=3, dense=100):
+    runs = [
+        Trained(
+            1e-3, seed, 9, dense, 0, [(500, 4.0), (1000, bits)], bits + 0.01 * (seed % 2),
+            [bits, bits + 0.1 * (seed + 1), bits - 0.1],
+ [Stretch(0, 63, 9, 3.0), Stretch(64, 127, 9, far)],
+            0.0, "0",
+        )
+        for seed in range(seeds)
+    ]  # fmt: skip
+    return language._Outcome(runs, Cost(cost, 1000), {})
+
+
+def outcomes(**changed):
+    found = {name: made_up(2.0, 2.0) for name in (*MODELS, "dense, equal time")}
+    found["window + sequence"] = made_up(1.5, 1.2)
+    found["window + both"] = made_up(1.4, 1.1)
+    return found | changed
+
+
+def verdicts(**changed):
+    return [claim.holds for claim in language._claims(outcomes(**changed), PLANS["full"])]
+
+
+def test_verdicts_follow_the_numbers():
+    assert verdicts() == [True] * 7 + [False]  # as dear as dense attention
+    assert verdicts(dense=made_up(2.0, 2.0, cost=2e-3))[7]
+    assert not verdicts(**{"window + sequence": made_up(2.1, 1.2)})[1]
+    assert not verdicts(dense=made_up(1.4, 2.0))[2]
+    assert not verdicts(**{"dense, equal time": made_up(1.4, 2.0)})[3]
+    assert not verdicts(**{"window + both": made_up(1.5, 2.0)})[4]
+    assert not verdicts(**{"window + SDM": made_up(1.8, 2.0)})[5]
+    assert not verdicts(**{"window + sequence": made_up(1.5, 2.0)})[6]
+    assert not verdicts(dense=made_up(2.0, 2.0, dense=103))[0]
+
+
+def test_a_lead_is_of_seeds_or_of_documents():
+    one, other = made_up(1.5, 1.0), made_up(2.0, 2.0)
+    lead, error = language._lead(one, other)
+    assert lead == pytest.approx(0.5)
+    assert error == pytest.approx(0, abs=2e-6)
+    uneven = made_up(2.0, 2.0, seeds=2)
+    uneven.runs[0].documents[0] += 0.3
+    lead, error = language._lead(made_up(1.5, 1.0, seeds=2), uneven)
+    assert lead == pytest.approx(0.6)
+    assert error == pytest.approx(0.1)
+
+
+def test_made_up_numbers_make_a_whole_finding():
+    found = outcomes()
+    assert "window + both 1.40" in language._conclusion(found, PLANS["full"])
+    for table in (language._table(found), language._places(found), language._curves(found)):
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    assert "<svg" in language._draw_learning(found).svg
+    assert "<svg" in language._draw_places(found).svg
+
+
+def test_on_cuda_the_full_run_is_larger(monkeypatch):
+    seen = []
+    monkeypatch.setattr(language, "opened", lambda plan, *_: seen.append(plan) or iter(()))
+    with pytest.raises((TypeError, AttributeError)):
+        outcome_of(language.EXPERIMENT.run(Order("full", "cuda")))
+    assert seen == [PLANS["full on cuda"]]
