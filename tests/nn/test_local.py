@@ -26,6 +26,12 @@ FORMS = {
     "fixed": (local.FixedAttention, {"block": 6, "n_summary": 2}),
     "fixed-all": (local.FixedAttention, {"block": 5, "n_summary": 5}),
     "fixed-1": (local.FixedAttention, {"block": 1}),
+    "dense-beta": (local.Attention, {"beta": 7.0}),
+    "window-beta": (local.SlidingWindowAttention, {"window": 7, "beta": 0.5}),
+    "longformer-beta": (local.LongformerAttention, {"window": 4, "n_global": 11, "beta": 20.0}),
+    "bigbird-beta": (local.BigBirdAttention, {"block": 5, "n_random": 2, "n_global": 1, "beta": 3}),
+    "strided-beta": (local.StridedAttention, {"stride": 7, "beta": 9.0}),
+    "fixed-beta": (local.FixedAttention, {"block": 6, "n_summary": 2, "beta": 2.0}),
 }
 LENGTHS = (1, 2, 63, 65, 100, 257)
 
@@ -76,7 +82,11 @@ def dense(attention, x_LD, names=("query", "key", "value")):
     at = torch.arange(length)
     seen = attention.visible(at[:, None], at)
     assert seen.diagonal().all()
-    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    if attention.beta is not None:
+        cosine = q @ k.mT / (q.norm(dim=-1)[:, :, None] * k.norm(dim=-1)[:, None])
+        scores = attention.beta[:, None, None] * cosine
+    scores = scores.masked_fill(~seen, -torch.inf)
     return (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
 
 
@@ -249,8 +259,11 @@ def test_the_settings_are_shown():
     assert text in re.sub(r"\s+", " ", repr(attention)).replace("( ", "(")
     assert local.FixedAttention(12, 2, block=128).n_summary == 8
     names = {
-        kind.__name__: kind(4, 2, **settings).extra_repr() for kind, settings in FORMS.values()
+        kind.__name__: kind(4, 2, **settings).extra_repr()
+        for kind, settings in FORMS.values()
+        if "beta" not in settings
     }
+    assert local.Attention(4, 2, beta=3.0).extra_repr().endswith("rotary=True, beta=learned")
     assert "block=1, n_summary=1" in names["FixedAttention"]
     assert "n_random=5, n_global=3, seed=0" in names["BigBirdAttention"]
     assert "stride=1," in names["StridedAttention"]

@@ -473,7 +473,7 @@ def test_unknown_settings_are_named():
         ArgumentError, match="`sequence` must be a SequenceConfig or a dictionary, "
     ):
         PenttiConfig(**SIZES, sequence=5)
-    with pytest.raises(ArgumentError, match=r"`settings` must be one of 'block', .*got 'colour'"):
+    with pytest.raises(ArgumentError, match=r"`settings` must be one of 'beta', .*got 'colour'"):
         PenttiConfig.from_dict({**SIZES, "colour": 1})
     with pytest.raises(ArgumentError, match="`settings` must hold a 'dim', got none"):
         PenttiConfig.from_dict({name: value for name, value in SIZES.items() if name != "dim"})

@@ -38,7 +38,6 @@ from pentti.training.learning import optimisers
 __all__ = ["Cost", "Library", "Trained", "measured", "opened", "place", "rate_of", "trained"]
 
 _SHARE_TRAINING = 0.9  # of the work of one model
-_PART = 1024  # tokens that go through a test at once
 
 
 @dataclass(frozen=True)
@@ -180,8 +179,8 @@ def trained(
     rows = log.read(folder / "log.csv")
     told = Evaluation(_curve(rows)[-1][1], [], [])
     if library.tests:
-        part = min(_PART, plan.context)
-        test = evaluate(model, library.corpus, library.tests, most_tokens=plan.context, part=part)
+        most = plan.context
+        test = evaluate(model, library.corpus, library.tests, most_tokens=most, part=most)
         told = yield from portion(test, _SHARE_TRAINING, 1 - _SHARE_TRAINING)
     n = count(model_settings)
     found = Trained(

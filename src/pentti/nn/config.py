@@ -52,6 +52,8 @@ class PenttiConfig:
         n_global: Global tokens for "longformer", global blocks for "bigbird".
         n_summary: Summary tokens of each block, for "fixed"; a sixteenth of it unless given.
         n_random: Random blocks, for "bigbird".
+        beta: Where the learned β of each head of the attention begins, for queries and keys of
+            length 1; None for scaled products of any length.
         causal: No token sees a later one. Otherwise all see all, and the model cannot generate.
         feed_forward_factor: Size of the feed-forward network, as for `SwiGLU`.
         dropout: As for `TransformerBlock`, and after the embedding.
@@ -86,6 +88,7 @@ class PenttiConfig:
     n_global: int = 1
     n_summary: int | None = None
     n_random: int = 2
+    beta: float | None = None
     causal: bool = True
     feed_forward_factor: float = 4.0
     dropout: float = 0.0
@@ -111,6 +114,10 @@ class PenttiConfig:
         if factor == 0:
             checks.reject(where, "feed_forward_factor", "be above 0", factor)
         self._set("feed_forward_factor", factor)
+        if self.beta is not None:
+            self._set("beta", checks.number(where, "beta", self.beta, 0.0, math.inf))
+            if self.beta == 0:
+                checks.reject(where, "beta", "be above 0", self.beta)
         self._set("dropout", checks.number(where, "dropout", self.dropout, 0.0, 1.0))
         if self.dropout == 1:
             checks.reject(where, "dropout", "be below 1", self.dropout)

@@ -99,7 +99,9 @@ def local_mixer(config: PenttiConfig, layer: int) -> nn.Module:
     given = {argument: getattr(config, name) for argument, name in settings.items()}
     if config.local == "bigbird":
         given["seed"] = config.seed + layer  # so that layers see different blocks
-    made: nn.Module = kind(config.dim, config.n_heads, causal=config.causal, **given)
+    made: nn.Module = kind(
+        config.dim, config.n_heads, causal=config.causal, beta=config.beta, **given
+    )
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -24,6 +25,9 @@ _STEP = 256  # new tokens that meet the cache at a time, so that no mask is long
 class SparseAttention(nn.Module, ABC):
     """Base of attention with a pattern: who sees whom is `visible`, and how it is cut is `_plan`.
 
+    With `beta` a query weighs a key by exp(β · cosine), as the theory that ties attention to SDM
+    has it; each head learns its β.
+
     Padding is as if it were not there: the tokens of a sequence are numbered without it, so that
     a padded sequence gives what the sequence alone would, wherever the padding stands.
 
@@ -32,13 +36,21 @@ class SparseAttention(nn.Module, ABC):
         n_heads: Number of heads, H; each is D / H wide.
         causal: No token sees a later one.
         rotary: Queries and keys carry rotary positions.
+        beta: Where the learned β of each head begins, for queries and keys of length 1; None for
+            scaled products of any length.
 
     Raises:
         ArgumentError: if a size is below 1, the heads do not divide the width, or rotary
-            positions meet an odd head width.
+            positions meet an odd head width, or `beta` is not above 0.
+
+    **Source:** for `beta`: Henry et al., *Query-key normalization for Transformers* (2020, arXiv
+    2010.04245), whose g is β; Bricken and Pehlevan, *Attention approximates Sparse Distributed
+    Memory* (2021, arXiv 2111.05498).
     """
 
-    def __init__(self, dim: int, n_heads: int, *, causal: bool, rotary: bool) -> None:
+    def __init__(
+        self, dim: int, n_heads: int, *, causal: bool, rotary: bool, beta: float | None
+    ) -> None:
         super().__init__()
         self._where = type(self).__name__
         self.dim = checks.count(self._where, "dim", dim)
@@ -53,6 +65,17 @@ class SparseAttention(nn.Module, ABC):
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
+        self.log_beta: nn.Parameter | None = None
+        if beta is not None:
+            beta = checks.number(self._where, "beta", beta, 0.0, math.inf)
+            if beta == 0:
+                checks.reject(self._where, "beta", "be above 0", beta)
+            self.log_beta = nn.Parameter(torch.full((self.n_heads,), math.log(beta)))
+
+    @property
+    def beta(self) -> Tensor | None:
+        """β of each head, shape (H,); None where queries and keys keep their lengths."""
+        return None if self.log_beta is None else self.log_beta.exp()
 
     @abstractmethod
     def visible(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
@@ -130,6 +153,7 @@ class SparseAttention(nn.Module, ABC):
         """The settings, for `repr`."""
         given = {"dim": self.dim, "n_heads": self.n_heads, **self._settings()}
         given |= {"causal": self.causal, "rotary": self.rotary}
+        given |= {} if self.log_beta is None else {"beta": "learned"}
         return ", ".join(f"{name}={value}" for name, value in given.items())
 
     def _settings(self) -> dict[str, object]:
@@ -152,7 +176,16 @@ class SparseAttention(nn.Module, ABC):
         )
         if self.rotary:
             q, k = (rotate(x, positions_BL, n_positions=n_positions) for x in (q, k))
-        return q, k, v
+        return *self._scaled(q, k), v
+
+    def _scaled(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Such that their products over √E are β times the cosine, where there is a β."""
+        if self.log_beta is None:
+            return q, k
+        wide = torch.promote_types(q.dtype, torch.float32)  # where no length becomes 0
+        scale = self.log_beta.to(wide).exp() * math.sqrt(q.shape[-1])
+        unit_q, unit_k = (functional.normalize(x.to(wide), dim=-1) for x in (q, k))
+        return (unit_q * scale[:, None, None]).to(q.dtype), unit_k.to(k.dtype)
 
     def _mix(
         self, x_BLD: Tensor, q: Tensor, k: Tensor, v: Tensor, key_bias_BL: Tensor | None

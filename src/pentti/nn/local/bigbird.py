@@ -39,6 +39,8 @@ class BigBirdAttention(SparseAttention):
         n_global: Global blocks, g.
         causal: No token sees a later one.
         rotary: Queries and keys carry rotary positions.
+        beta: Where the learned β of each head begins, for queries and keys of length 1; None for
+            scaled products of any length.
         seed: Of the random blocks; the same on every machine.
 
     Raises:
@@ -70,9 +72,10 @@ class BigBirdAttention(SparseAttention):
         n_global: int,
         causal: bool = True,
         rotary: bool = True,
+        beta: float | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(dim, n_heads, causal=causal, rotary=rotary)
+        super().__init__(dim, n_heads, causal=causal, rotary=rotary, beta=beta)
         self.block = checks.count(self._where, "block", block)
         self.n_random = checks.integer(self._where, "n_random", n_random, 0)
         self.n_global = checks.integer(self._where, "n_global", n_global, 0)

@@ -23,6 +23,8 @@ class Attention(SparseAttention):
         n_heads: Number of heads, H; each is D / H wide.
         causal: A token sees itself and those before it; else all.
         rotary: Queries and keys carry rotary positions.
+        beta: Where the learned β of each head begins, for queries and keys of length 1; None for
+            scaled products of any length.
 
     Raises:
         ArgumentError: if a size is below 1, the heads do not divide the width, or rotary
@@ -40,8 +42,16 @@ class Attention(SparseAttention):
     their d_model is `dim`, h is `n_heads`, d_k = D / H.
     """
 
-    def __init__(self, dim: int, n_heads: int, *, causal: bool = True, rotary: bool = True) -> None:
-        super().__init__(dim, n_heads, causal=causal, rotary=rotary)
+    def __init__(
+        self,
+        dim: int,
+        n_heads: int,
+        *,
+        causal: bool = True,
+        rotary: bool = True,
+        beta: float | None = None,
+    ) -> None:
+        super().__init__(dim, n_heads, causal=causal, rotary=rotary, beta=beta)
 
     def visible(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """Which keys a query sees: all, or those at its position and before.

@@ -29,6 +29,8 @@ class FixedAttention(SparseAttention):
             at least one, if None.
         causal: No token sees a later one.
         rotary: Queries and keys carry rotary positions.
+        beta: Where the learned β of each head begins, for queries and keys of length 1; None for
+            scaled products of any length.
 
     Raises:
         ArgumentError: if a size is below 1, there are more summary tokens than a block has, the
@@ -59,8 +61,9 @@ class FixedAttention(SparseAttention):
         n_summary: int | None = None,
         causal: bool = True,
         rotary: bool = True,
+        beta: float | None = None,
     ) -> None:
-        super().__init__(dim, n_heads, causal=causal, rotary=rotary)
+        super().__init__(dim, n_heads, causal=causal, rotary=rotary, beta=beta)
         self.block = checks.count(self._where, "block", block)
         wanted = max(1, self.block // 16) if n_summary is None else n_summary
         self.n_summary = checks.integer(self._where, "n_summary", wanted, 1, self.block)

@@ -34,6 +34,8 @@ class LongformerAttention(SparseAttention):
         n_global: How many of the first tokens are global, g.
         causal: No token sees a later one.
         rotary: Queries and keys carry rotary positions.
+        beta: Where the learned β of each head begins, for queries and keys of length 1; None for
+            scaled products of any length.
         global_projections: Global tokens look through projections of their own
             (`global_query`, `global_key`, `global_value`), as in the paper; only where not causal.
 
@@ -67,9 +69,10 @@ class LongformerAttention(SparseAttention):
         n_global: int,
         causal: bool = True,
         rotary: bool = True,
+        beta: float | None = None,
         global_projections: bool = False,
     ) -> None:
-        super().__init__(dim, n_heads, causal=causal, rotary=rotary)
+        super().__init__(dim, n_heads, causal=causal, rotary=rotary, beta=beta)
         self.window = checks.count(self._where, "window", window)
         self.n_global = checks.integer(self._where, "n_global", n_global, 0)
         self.global_projections = checks.flag(self._where, "global_projections", global_projections)
@@ -122,7 +125,9 @@ class LongformerAttention(SparseAttention):
         q = self.global_query(x_BLD[:, :n]).unflatten(-1, shape).transpose(1, 2)
         k = self.global_key(x_BLD).unflatten(-1, shape).transpose(1, 2)
         v = self.global_value(x_BLD).unflatten(-1, shape).transpose(1, 2)
-        return (rotate(q), rotate(k), v) if self.rotary else (q, k, v)
+        if self.rotary:
+            q, k = rotate(q), rotate(k)
+        return *self._scaled(q, k), v
 
     def _live(self, key_positions: Tensor, next_position: Tensor) -> Tensor:
         return (next_position - key_positions < self.window) | (key_positions < self.n_global)

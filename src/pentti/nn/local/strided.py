@@ -28,6 +28,8 @@ class StridedAttention(SparseAttention):
             it. Else the same on both sides.
         causal: No token sees a later one.
         rotary: Queries and keys carry rotary positions.
+        beta: Where the learned β of each head begins, for queries and keys of length 1; None for
+            scaled products of any length.
 
     Raises:
         ArgumentError: if a size is below 1, the heads do not divide the width, or rotary
@@ -57,8 +59,9 @@ class StridedAttention(SparseAttention):
         stride: int,
         causal: bool = True,
         rotary: bool = True,
+        beta: float | None = None,
     ) -> None:
-        super().__init__(dim, n_heads, causal=causal, rotary=rotary)
+        super().__init__(dim, n_heads, causal=causal, rotary=rotary, beta=beta)
         self.stride = checks.count(self._where, "stride", stride)
 
     def visible(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ class SlidingWindowAttention(SparseAttention):
             w // 2 on either side.
         causal: No token sees a later one.
         rotary: Queries and keys carry rotary positions.
+        beta: Where the learned β of each head begins, for queries and keys of length 1; None for
+            scaled products of any length.
 
     Raises:
         ArgumentError: if a size is below 1, the heads do not divide the width, or rotary
@@ -56,8 +58,9 @@ class SlidingWindowAttention(SparseAttention):
         window: int,
         causal: bool = True,
         rotary: bool = True,
+        beta: float | None = None,
     ) -> None:
-        super().__init__(dim, n_heads, causal=causal, rotary=rotary)
+        super().__init__(dim, n_heads, causal=causal, rotary=rotary, beta=beta)
         self.window = checks.count(self._where, "window", window)
 
     def visible(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
