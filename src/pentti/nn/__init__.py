@@ -12,6 +12,7 @@ from pentti.nn.hybrid import HybridSparseAttention
 from pentti.nn.linear_attention import LinearAttention, LinearState
 from pentti.nn.memory_state import MemoryState
 from pentti.nn.model_memory import ModelMemory
+from pentti.nn.retrofit import AddedMemory, GatedMemory, add_memory, load_memory
 from pentti.nn.rowwise import RowwiseAdagrad
 from pentti.nn.sdm import MemoryOutput, SDMLayer, implied_beta
 from pentti.nn.sequence import SequenceMemory, SequenceOutput
@@ -25,9 +26,11 @@ from pentti.nn.transformer import (
 from pentti.nn.utilisation import Utilisation
 
 __all__ = [
+    "AddedMemory",
     "AnnealedTopK",
     "EvidenceOutput",
     "FusionLayer",
+    "GatedMemory",
     "HybridSparseAttention",
     "LinearAttention",
     "LinearState",
@@ -46,8 +49,10 @@ __all__ = [
     "TransformerBlock",
     "TransformerOutput",
     "Utilisation",
+    "add_memory",
     "crowding",
     "implied_beta",
+    "load_memory",
     "local",
     "parameter_groups",
 ]
