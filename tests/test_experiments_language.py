@@ -7,6 +7,7 @@ from helpers import outcome_of
 
 from pentti.experiments import language, language_runs
 from pentti.experiments.finding import Order
+from pentti.experiments.judging import lead
 from pentti.experiments.language import PLANS
 from pentti.experiments.language_models import BASE, MODELS, Plan, count, settings
 from pentti.experiments.language_runs import (
@@ -165,13 +166,13 @@ def test_verdicts_follow_the_numbers():
 
 def test_a_lead_is_of_seeds_or_of_documents():
     one, other = made_up(1.5, 1.0), made_up(2.0, 2.0)
-    lead, error = language._lead(one, other)
-    assert lead == pytest.approx(0.5)
+    ahead, error = lead(one.runs, other.runs)
+    assert ahead == pytest.approx(0.5)
     assert error == pytest.approx(0, abs=2e-6)
     uneven = made_up(2.0, 2.0, seeds=2)
     uneven.runs[0].documents[0] += 0.3
-    lead, error = language._lead(made_up(1.5, 1.0, seeds=2), uneven)
-    assert lead == pytest.approx(0.6)
+    ahead, error = lead(made_up(1.5, 1.0, seeds=2).runs, uneven.runs)
+    assert ahead == pytest.approx(0.6)
     assert error == pytest.approx(0.1)
 
 

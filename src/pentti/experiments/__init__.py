@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from pentti.experiments.ablation import EXPERIMENT as ABLATION
 from pentti.experiments.activation import EXPERIMENT as ACTIVATION
+from pentti.experiments.beta import EXPERIMENT as BETA
 from pentti.experiments.capacity import EXPERIMENT as CAPACITY
 from pentti.experiments.circle import EXPERIMENT as CIRCLE
 from pentti.experiments.continual import EXPERIMENT as CONTINUAL
@@ -38,6 +40,8 @@ EXPERIMENTS = {
         QUESTIONS,
         PERSONAL,
         LANGUAGE,
+        ABLATION,
+        BETA,
     )
 }
 """All experiments by name, in the order of the report."""

@@ -76,8 +76,7 @@ def draw(canvas: Canvas, caption: str) -> Figure:
     Returns:
         The figure of the report.
     """
-    for axis in canvas.axes:
-        legend = axis.get_legend()
+    for legend in (*canvas.legends, *(axis.get_legend() for axis in canvas.axes)):
         if legend is not None:
             legend.set_frame_on(False)
             for label in legend.get_texts():

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
-__all__ = ["REVISED", "deviation", "standard_error"]
+__all__ = ["REVISED", "deviation", "lead", "standard_error"]
 
+_LEAST_ERROR = 1e-6
 REVISED = "(revised after a first run, see the log)"
 """Ends the text of a claim that was not written before the first run."""
 
@@ -55,3 +59,34 @@ def deviation(measured: float, expected: float, error: float) -> float:
         2.0
     """
     return abs(measured - expected) / error
+
+
+class _Tested(Protocol):
+    """A trained model with its bits per byte: of all tests, and of each document."""
+
+    @property
+    def bits(self) -> float: ...
+    @property
+    def documents(self) -> Sequence[float]: ...
+
+
+def lead(one: Sequence[_Tested], other: Sequence[_Tested]) -> tuple[float, float]:
+    """By how many bits per byte one model is ahead of another, and the standard error.
+
+    Over seeds, each of which gives both the same documents in the same order; where there are
+    fewer than three, over the documents of the tests.
+
+    Args:
+        one: Trainings of one model, by seed.
+        other: Those of the other.
+
+    Returns:
+        The lead, and its error, above 0.
+    """
+    if len(one) >= 3:
+        leads = [b.bits - a.bits for a, b in zip(one, other, strict=True)]
+    else:
+        pairs = zip(one[0].documents, other[0].documents, strict=True)
+        leads = [b - a for a, b in pairs]
+    error = float(np.std(leads, ddof=1)) / math.sqrt(len(leads))
+    return float(np.mean(leads)), max(error, _LEAST_ERROR)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from pentti.experiments.finding import (
     portion,
     told,
 )
+from pentti.experiments.judging import lead
 from pentti.experiments.language_models import BASE, MEMORIES, MODELS, Plan
 from pentti.experiments.language_runs import (
     Cost,
@@ -57,7 +57,6 @@ PLANS = {"quick": _QUICK, "full": _FULL, "full on cuda": _CUDA}
 
 _DENSE, _SEQUENCE, _BOTH, _LEARNED = "dense", "window + sequence", "window + both", "window + SDM"
 _SAME_TIME = "dense, equal time"
-_LEAST_ERROR = 1e-6  # bits per byte
 _LONG = 4096  # tokens from which the memory should cost less than dense attention
 
 
@@ -139,21 +138,6 @@ def _outcome(
     return _Outcome(runs, cost, tried)
 
 
-def _lead(one: _Outcome, other: _Outcome) -> tuple[float, float]:
-    """By how many bits per byte one model is ahead of another, and the standard error.
-
-    Over seeds, each of which gives both the same documents in the same order; where there are
-    fewer than three, over the documents of the tests.
-    """
-    if len(one.runs) >= 3:
-        leads = [b.bits - a.bits for a, b in zip(one.runs, other.runs, strict=True)]
-    else:
-        pairs = zip(one.runs[0].documents, other.runs[0].documents, strict=True)
-        leads = [b - a for a, b in pairs]
-    error = float(np.std(leads, ddof=1)) / math.sqrt(len(leads))
-    return float(np.mean(leads)), max(error, _LEAST_ERROR)
-
-
 def _claims(outcomes: Outcomes, plan: Plan) -> list[Claim]:
     base, sequence, both = outcomes[BASE], outcomes[_SEQUENCE], outcomes[_BOTH]
     dense, same_time = outcomes[_DENSE], outcomes[_SAME_TIME]
@@ -195,12 +179,12 @@ def _claims(outcomes: Outcomes, plan: Plan) -> list[Claim]:
 
 
 def _ahead(text: str, one: _Outcome, other: _Outcome) -> Claim:
-    lead, error = _lead(one, other)
+    ahead, error = lead(one.runs, other.runs)
     return Claim(
         text,
         "ahead by more than 3 standard errors",
-        f"{lead:+.3f} bits per byte, {lead / error:.1f} standard errors",
-        lead > 3 * error,
+        f"{ahead:+.3f} bits per byte, {ahead / error:.1f} standard errors",
+        ahead > 3 * error,
     )
 
 
@@ -220,13 +204,13 @@ def _conclusion(outcomes: Outcomes, plan: Plan) -> str:
 
 
 def _table(outcomes: Outcomes) -> Table:
-    rows = []
+    rows, base = [], outcomes[BASE]
     for name, outcome in outcomes.items():
-        lead, error = _lead(outcome, outcomes[BASE]) if name != BASE else (None, None)
+        ahead, error = lead(outcome.runs, base.runs) if name != BASE else (None, None)
         first, peak = outcome.runs[0], outcome.cost.peak
         rows.append((
             name, round(outcome.bits, 4),
-            None if lead is None else round(lead, 4), None if error is None else round(error, 4),
+            None if ahead is None else round(ahead, 4), None if error is None else round(error, 4),
             first.curve[-1][0], round(1 / outcome.cost.seconds), round(outcome.seconds / 60, 2),
             None if peak is None else round(peak / 2**20), first.n_dense, first.n_contents,
             round(first.meter, 1), first.lr,
@@ -301,10 +285,11 @@ def _draw_learning(outcomes: Outcomes) -> Figure:
         minutes = [n * outcome.cost.seconds / 60 for n in tokens]
         axes[1].plot(minutes, bits, label=name, **styles[name])
     last = outcomes[_SAME_TIME]
-    axes[1].plot([last.seconds / 60], [last.curve[-1][1]], "kx", label=_SAME_TIME)
+    at = [last.seconds / 60], [last.curve[-1][1]]
+    axes[1].plot(*at, "x", color=styles[_DENSE]["color"], label=_SAME_TIME)
     axes[0].set(xlabel="training tokens (millions)", ylabel="validation bits per byte")
     axes[1].set(xlabel="minutes of training")
-    axes[1].legend()
+    canvas.legend(loc="outside right center")
     return draw(canvas, "Learning, by tokens and by time (memories in full lines).")
 
 
@@ -318,12 +303,14 @@ def _draw_places(outcomes: Outcomes) -> Figure:
             continue
         bits = [outcome.by_place(i) for i in range(len(places))]
         axes[0].plot(places, bits, label=name, **styles[name])
-        axes[1].plot(1 / outcome.cost.seconds, outcome.bits, "o", color=styles[name]["color"])
+        shape = "o" if name in MEMORIES else "D"
         at = (1 / outcome.cost.seconds, outcome.bits)
-        axes[1].annotate(name, at, (4, 3), textcoords="offset points", fontsize=8)
+        axes[1].plot(*at, shape, color=styles[name]["color"])
+        axes[1].annotate(name, at, (5, -9), textcoords="offset points", fontsize=8)
+    axes[1].margins(x=0.2)
     axes[0].set_xscale("log", base=2)
     axes[0].set(xlabel="place in the document, up to", ylabel="bits per byte")
-    axes[0].legend()
+    canvas.legend(loc="outside right center")
     axes[1].set(xlabel="training tokens a second", ylabel="bits per byte")
     return draw(
         canvas, "Left: the farther from its beginning, the more of a document a model can use. "

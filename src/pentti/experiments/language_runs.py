@@ -8,7 +8,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ import torch
 import pentti
 from pentti import peaks
 from pentti.experiments.finding import Order, portion
-from pentti.experiments.language_models import Plan, count, settings, training
+from pentti.experiments.language_models import Plan, settings, training
 from pentti.files import replacing
 from pentti.nn import PenttiConfig, PenttiTransformer
 from pentti.training import (
@@ -141,7 +141,14 @@ def opened(plan: Plan, folder: Path, device: str) -> Generator[float, None, Libr
 
 
 def trained(
-    name: str, own: dict[str, Any], plan: Plan, lr: float, n_steps: int, seed: int, library: Library
+    name: str,
+    own: dict[str, Any],
+    plan: Plan,
+    lr: float,
+    n_steps: int,
+    seed: int,
+    library: Library,
+    change: Callable[[PenttiTransformer], None] | None = None,
 ) -> Generator[float, None, Trained]:
     """Train a model and test it, unless an earlier run has done so with the same settings.
 
@@ -153,6 +160,7 @@ def trained(
         n_steps: Steps.
         seed: Of its weights and of the order of the documents.
         library: Documents, and where to keep what is found.
+        change: Changes the new model in what no setting says; told by the name.
 
     Returns:
         A generator of the share that is done, which returns what was found. Stopped at any point,
@@ -172,6 +180,8 @@ def trained(
         return _read(result)
     torch.manual_seed(seed)
     model = PenttiTransformer.of(PenttiConfig.from_dict(model_settings))
+    if change is not None:
+        change(model)
     work = Trainer(model, library.corpus, config, folder, Processes(0, 1, library.device))
     with contextlib.closing(work.run()) as steps:
         for now in steps:
@@ -182,7 +192,7 @@ def trained(
         most = plan.context
         test = evaluate(model, library.corpus, library.tests, most_tokens=most, part=most)
         told = yield from portion(test, _SHARE_TRAINING, 1 - _SHARE_TRAINING)
-    n = count(model_settings)
+    n = model.n_parameters()
     found = Trained(
         lr, seed, n_steps, n.dense, n.contents, _curve(rows), told.bits_per_byte, told.documents,
         told.stretches, float(rows[-1]["meter"]), pentti.__version__,

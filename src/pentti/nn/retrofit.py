@@ -82,6 +82,10 @@ class GatedMemory(nn.Module):
 class AddedMemory(nn.Module):
     """The memories that `add_memory` has given a model: what is trained, and what is saved.
 
+    Args:
+        memories: By layer.
+        settings: What they are made with, as JSON can hold it.
+
     Attributes:
         layers: The layers that have one, counted from 0.
         settings: What they were made with.
