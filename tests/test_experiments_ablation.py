@@ -63,13 +63,13 @@ def test_settings_are_what_the_names_say():
     usual = memories(made("as it is"))[0]
     few, many = (
         memories(made(f"{name} the locations"))[0].n_locations / usual.n_locations
-        for name in ("a sixteenth of", "sixteen times")
+        for name in ("a sixteenth of", "four times")
     )
     assert few == pytest.approx(1 / 16, rel=0.1)
-    assert many == pytest.approx(16, rel=0.1)
+    assert many == pytest.approx(4, rel=0.1)
     assert not memories(made("writes at its own place"))[0].shift
     assert memories(made("one location a head"))[0].top_k == 1
-    assert memories(made("corrects (delta rule)"))[0].rule == "delta"
+    assert memories(made("adds up (hebbian)"))[0].rule == "hebbian"
     assert memories(made("four codebooks"))[0].decoder.n_codebooks == 4
 
 
@@ -107,12 +107,13 @@ def test_verdicts_follow_the_numbers():
     for number, name in enumerate([*list(VARIANTS)[1:4], "one location a head"], 1):
         assert verdict(number, **{name: 2.5})
         assert not verdict(number, **{name: 2.01})
-    for number, name in enumerate(
-        ["β does not learn", "32 locations a head", "a sixteenth of the locations",
-         "sixteen times the locations", "four codebooks", "corrects (delta rule)"], 5
-    ):  # fmt: skip
+    kept = ["β does not learn", "32 locations a head", "four times the locations", "four codebooks"]
+    for number, name in enumerate(kept, 5):
         assert verdict(number, **{name: 2.05})
         assert not verdict(number, **{name: 2.3})
+    for number, name in enumerate(["a sixteenth of the locations", "adds up (hebbian)"], 9):
+        assert verdict(number, **{name: 2.5})
+        assert not verdict(number, **{name: 2.01})
     assert "one location a head +30 %" in ablation._conclusion(
         runs(**{"one location a head": 2.31})
     )

@@ -9,7 +9,7 @@ from pentti.experiments import language, language_runs
 from pentti.experiments.finding import Order
 from pentti.experiments.judging import lead
 from pentti.experiments.language import PLANS
-from pentti.experiments.language_models import BASE, MODELS, Plan, count, settings
+from pentti.experiments.language_models import BASE, CONTEXTS, MODELS, Plan, count, settings
 from pentti.experiments.language_runs import (
     Cost,
     Trained,
@@ -57,7 +57,7 @@ def test_models_differ_in_what_they_are_compared_in_and_nothing_else(plan):
     }  # fmt: skip
     for one in configs.values():
         assert (one.dim, one.n_layers, one.window) == (plan.dim, plan.n_layers, plan.window)
-        assert one.sequence.max_length == plan.context
+        assert one.sequence.max_length == CONTEXTS * plan.context
 
 
 def test_the_full_run_has_the_sizes_it_promises():

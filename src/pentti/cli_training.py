@@ -23,6 +23,7 @@ __all__ = ["add"]
 Result = TypeVar("Result")
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
+_ROOM = 16  # contexts that a sequence memory has room for: with few overlaps it learns sooner
 _MEMORIES: dict[str, dict[str, Any]] = {
     "none": {"memory_layers": []},
     "sdm": {"memory_kind": "sdm"},
@@ -83,9 +84,12 @@ def _train(
     from pentti.training import Run, TrainingConfig, corpus_of, documents, joined, prepare, trainer
 
     more, of_model = _settings(setting or [])
+    of_sequence = of_model.get("sequence", {})
+    if isinstance(of_sequence, dict):  # anything else is refused by the model's settings
+        of_sequence = {"max_length": _ROOM * context, "rule": "delta", **of_sequence}
     model = {
         "dim": dim, "n_layers": layers, "n_heads": heads, "window": window,
-        **_MEMORIES[memory], "sequence": {"max_length": context}, **of_model,
+        **_MEMORIES[memory], **of_model, "sequence": of_sequence,
     }  # fmt: skip
     training = TrainingConfig.of(
         {

@@ -73,7 +73,8 @@ def test_ctrl_c_keeps_the_last_step(texts, tmp_path):
     [
         (["--text", "nowhere"], "cannot read nowhere: there is no such file"),
         (["--set", "foo=1"], "`settings` must be one of 'batch_tokens', .*, got 'foo'"),
-        (["--set", "model.foo=1"], "Run: `model` must be one of 'block', .*, got 'foo'"),
+        (["--set", "model.foo=1"], "Run: `model` must be one of 'beta', .*, got 'foo'"),
+        (["--set", "model.sequence=5"], "SequenceConfig: `sequence` must be a SequenceConfig or"),
         (["--set", "model.sequence={\"top_k\": 0}"], "SequenceConfig: `top_k` must be at least 1"),
         (["--set", "context"], "train: `--set` must be NAME=VALUE, got 'context'"),
         (["--device", "abacus"], "`device` must be one that torch knows, .*, got 'abacus'"),

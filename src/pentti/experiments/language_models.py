@@ -10,7 +10,7 @@ import torch
 from pentti.nn import ParameterCount, PenttiConfig, PenttiTransformer, SwiGLU
 from pentti.training import Encoding, TrainingConfig
 
-__all__ = ["BASE", "MEMORIES", "MODELS", "Plan", "count", "settings", "training"]
+__all__ = ["BASE", "CONTEXTS", "MEMORIES", "MODELS", "Plan", "count", "settings", "training"]
 
 BASE = "window"
 """What all others are compared with."""
@@ -29,6 +29,8 @@ MODELS: dict[str, dict[str, Any]] = {
 """By name, the settings of `PenttiConfig` in which they differ."""
 
 MEMORIES = ("window + SDM", "window + sequence", "window + both")
+CONTEXTS = 16
+"""Contexts that a sequence memory has room for: with fewer chance overlaps it learns sooner."""
 _WARM_UP = 20  # steps at the least
 _UNIT = 12  # a step of the feed-forward network's factor, times the width
 
@@ -141,11 +143,12 @@ def _plain(own: dict[str, Any], plan: Plan) -> dict[str, Any]:
     shared: dict[str, Any] = {
         "vocab_size": Encoding().vocab_size, "dim": plan.dim, "n_layers": plan.n_layers,
         "n_heads": plan.n_heads, "window": plan.window, "block": plan.block,
-        "n_locations": plan.n_locations, "sequence": {"max_length": plan.context},
+        "n_locations": plan.n_locations,
     }  # fmt: skip
     if own.get("local") == "strided":
         shared["block"] = 2 * plan.block
-    return {**shared, **own, "sequence": {**shared["sequence"], **own.get("sequence", {})}}
+    memory = {"max_length": CONTEXTS * plan.context, "rule": "delta", **own.get("sequence", {})}
+    return {**shared, **own, "sequence": memory}
 
 
 def _hidden(dim: int) -> int:
