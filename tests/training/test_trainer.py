@@ -74,6 +74,35 @@ def test_it_learns(texts, tmp_path):
         assert torch.equal(one, other)
 
 
+def losses(folder):
+    return [float(row[3]) for row in curve(folder)]
+
+
+def test_bfloat16_learns_as_float32_does(texts, tmp_path):
+    """Products have 8 bits; weights, sums and the optimiser's averages stay in float32."""
+    list(begun(tmp_path / "whole", run_of(texts, n_steps=40)).run())
+    work = begun(tmp_path / "half", run_of(texts, n_steps=40, precision="bfloat16"))
+    list(work.run())
+    whole, half = losses(tmp_path / "whole"), losses(tmp_path / "half")
+    assert half != whole
+    assert half == pytest.approx(whole, rel=0.05)
+    assert {p.dtype for p in work.model.parameters()} == {torch.float32}
+    states = work.optimisers["adamw"].state.values()
+    assert {state["exp_avg"].dtype for state in states} == {torch.float32}
+
+
+def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(
+    texts, tmp_path, compiler, monkeypatch
+):
+    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="aot_eager"))
+    for name, compiled in (("whole", False), ("compiled", True)):
+        run = run_of(texts, compiled=compiled, n_steps=3)
+        list(begun(tmp_path / name, run).run())
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+    one, other = (model_of(tmp_path / name) for name in ("whole", "compiled"))
+    assert set(one.state_dict()) == set(other.state_dict())
+
+
 @pytest.mark.parametrize("stop", [1, 3, 7])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(texts, tmp_path, stop):
     run = run_of(texts)
