@@ -75,6 +75,9 @@ def _train(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Each process keeps a share of the parameters (FSDP2).")
+    ] = False,
 ) -> None:
     """Train a model on documents of your own.
 
@@ -106,12 +109,13 @@ def _train(
         corpus = _told(bars, "reading", prepare(out, run)) if processes.is_first else None
         processes.wait()
         corpus = corpus_of(out) if corpus is None else corpus
-        work = trainer(out, run, corpus, processes)
+        work = trainer(out, run, corpus, processes, sharded=shard)
         try:
             _follow(bars, work)
         except KeyboardInterrupt:
             said = f"pentti: stopped after step {work.step}; the same command goes on from there"
-            typer.echo(said, err=True)
+            if processes.is_first:
+                typer.echo(said, err=True)
             raise typer.Exit(130) from None
     if processes.is_first:
         typer.echo(out.resolve())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["answered", "held"]
+__all__ = ["answered", "held", "noted"]
 
 
 @contextmanager
@@ -59,3 +59,26 @@ def held() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if caught:
             before(*caught[0])
+
+
+@contextmanager
+def noted() -> Iterator[list[int]]:
+    """Note Ctrl-C and a request to end (SIGTERM) inside the block, and go on.
+
+    Only the main thread ever sees them, so elsewhere this does nothing.
+
+    Yields:
+        The numbers of the signals that have come so far.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    for one in before:
+        signal.signal(one, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

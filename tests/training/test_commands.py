@@ -129,7 +129,7 @@ def test_an_evaluation_in_parts_is_that_of_the_whole(texts, tmp_path):
 
 def test_a_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch):
     model = PenttiTransformer(257, 16, 1, 2, memory_layers=())
-    checkpoint.write(tmp_path, 1, model, {}, {}, n_kept=2)
+    checkpoint.write(tmp_path, 1, model.config, model.state_dict(), {}, {}, n_kept=2)
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
@@ -138,5 +138,5 @@ def test_a_full_disk_leaves_the_older_checkpoints(tmp_path, monkeypatch):
     with pytest.raises(
         PenttiError, match="No space left on device; older checkpoints are unchanged"
     ):
-        checkpoint.write(tmp_path, 2, model, {}, {}, n_kept=1)
+        checkpoint.write(tmp_path, 2, model.config, model.state_dict(), {}, {}, n_kept=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

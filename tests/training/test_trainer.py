@@ -220,39 +220,69 @@ def command(folder, texts):
     ]  # fmt: skip
 
 
-def test_a_killed_run_and_shared_runs_give_the_same_curve(texts, tmp_path):
-    """`kill -9` at some step and the same command; and two processes instead of one."""
+TOGETHER = [
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+]  # fmt: skip
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+@pytest.fixture(scope="module")
+def alone(texts, tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("alone")
+    finished(command(folder, texts))
+    return folder
+
+
+def finished(command):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    whole, killed, shared = (tmp_path / name for name in ("whole", "killed", "shared"))
-    subprocess.run(command(whole, texts), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(
-        command(killed, texts),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    return subprocess.run(command, check=True, capture_output=True, env=environment)
+
+
+def begun_process(command, folder, n_steps):
+    """The process, after some steps."""
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **QUIET)
     deadline = time.monotonic() + 120
-    while not (killed / "log.csv").exists() or len(curve(killed)) < 10:
+    while not (folder / "log.csv").exists() or len(curve(folder)) < n_steps:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
+    return process
+
+
+def assert_near(folder, other):
+    for one, two in zip(curve(folder), curve(other), strict=True):
+        numbers = [[float(cell or 0) for cell in row] for row in (one, two)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+
+
+def test_a_killed_run_gives_the_same_curve(texts, alone, tmp_path):
+    process = begun_process(command(tmp_path, texts), tmp_path, 10)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(curve(killed)) < 30
-    subprocess.run(command(killed, texts), check=True, capture_output=True, env=environment)
-    assert curve(killed) == curve(whole)
-    two = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-    ]
-    subprocess.run(
-        two + command(shared, texts)[2:], check=True, capture_output=True, env=environment
-    )
-    for one, other in zip(curve(shared), curve(whole), strict=True):
-        numbers = [[float(cell or 0) for cell in row] for row in (one, other)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+    assert len(curve(tmp_path)) < 30
+    finished(command(tmp_path, texts))
+    assert curve(tmp_path) == curve(alone)
+
+
+def test_two_processes_make_the_steps_of_one(texts, alone, tmp_path):
+    finished(TOGETHER + command(tmp_path, texts)[2:])
+    assert_near(tmp_path, alone)
+
+
+@pytest.mark.parametrize("then", [[*TOGETHER, "--shard"], [sys.executable, "-m"]], ids=len)
+def test_shares_of_the_parameters_stop_together_and_go_on(texts, alone, tmp_path, then):
+    """FSDP2: each of two processes keeps a half; Ctrl-C stops both after the same step."""
+    given = command(tmp_path, texts)[2:]
+    process = begun_process([*TOGETHER, *given, "--shard"], tmp_path, 6)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    stopped = len(curve(tmp_path))
+    assert 6 <= stopped < 30
+    assert (tmp_path / "checkpoints" / f"step-{stopped:08}").is_dir()
+    shard = ["--shard"] if "--shard" in then else []
+    finished([*(part for part in then if part != "--shard"), *given, *shard])
+    assert_near(tmp_path, alone)
+    models = model_of(tmp_path), model_of(alone)
+    for one, two in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, two, rtol=0.02, atol=2e-3)

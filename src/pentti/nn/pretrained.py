@@ -26,13 +26,13 @@ _CONFIG = "config.json"
 _STATE = "model.safetensors"
 
 
-def save(folder: str | os.PathLike[str], config: PenttiConfig, model: nn.Module) -> None:
+def save(folder: str | os.PathLike[str], config: PenttiConfig, state: Mapping[str, Tensor]) -> None:
     """Write a model; each file is replaced whole or not at all.
 
     Args:
         folder: Where to; made if it is missing.
         config: The model's settings.
-        model: The model; its tensors are written as they are, of any dtype.
+        state: The model's state_dict; its tensors are written as they are, of any dtype.
 
     Raises:
         StoreError: if it cannot be written.
@@ -45,7 +45,7 @@ def save(folder: str | os.PathLike[str], config: PenttiConfig, model: nn.Module)
     written = {"pentti": _KIND, "state_version": STATE_VERSION, "settings": config.as_dict()}
     with replacing(target / _CONFIG) as draft:  # replaced only once the state is on the disk
         draft.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        save_tensors(target / _STATE, _KIND, written, model.state_dict())
+        save_tensors(target / _STATE, _KIND, written, state)
 
 
 def read_config(folder: str | os.PathLike[str]) -> PenttiConfig:

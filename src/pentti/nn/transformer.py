@@ -330,7 +330,7 @@ class PenttiTransformer(LanguageModel):
         Raises:
             StoreError: if it cannot be written.
         """
-        pretrained.save(folder, self.config, self)
+        pretrained.save(folder, self.config, self.state_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> PenttiTransformer:

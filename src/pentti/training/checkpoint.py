@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pentti.errors import StoreError
+from pentti.nn import PenttiConfig, pretrained
 from pentti.persistence import load_tensors, save_tensors
 
 __all__ = ["newest", "read_training", "saved", "write"]
@@ -53,7 +54,8 @@ def newest(folder: str | os.PathLike[str]) -> Path | None:
 def write(
     folder: str | os.PathLike[str],
     step: int,
-    model: Any,
+    config: PenttiConfig,
+    state: Mapping[str, Tensor],
     optimisers: Mapping[str, Mapping[str, Any]],
     facts: Mapping[str, Any],
     n_kept: int,
@@ -65,7 +67,8 @@ def write(
     Args:
         folder: Where to; made if it is missing.
         step: Updates that were made so far.
-        model: Has `save_pretrained`.
+        config: The model's settings.
+        state: The model's state_dict, whole.
         optimisers: States of torch's optimisers, by name.
         facts: What else the run goes on from, as JSON can hold it.
         n_kept: Checkpoints that stay, the newest.
@@ -83,7 +86,7 @@ def write(
         for left in target.glob(f"{_DRAFT}*"):  # of a run that was killed
             shutil.rmtree(left)
         draft.mkdir()
-        model.save_pretrained(draft)
+        pretrained.save(draft, config, state)
         tensors, settings = _flat(optimisers)
         save_tensors(draft / _STATE, _KIND, {**facts, "step": step, "settings": settings}, tensors)
         if final.exists():  # written before the run went back to an older one

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from pentti import checks
+from pentti.training.learning import Learner
 
-__all__ = ["Processes", "joined"]
+__all__ = ["Processes", "joined", "like", "whole"]
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,25 @@ class Processes:
         if self.n > 1:
             distributed.barrier()
 
-    def sharing(self, module: nn.Module) -> nn.Module:
-        """A module whose gradients are the mean over all processes.
+    def sharing(self, learner: Learner, sharded: bool) -> nn.Module:
+        """A learner whose gradients are the mean over all processes.
 
         Args:
-            module: Alike in all of them.
+            learner: Alike in all of them.
+            sharded: Whether each process keeps a share of the parameters only; a block's are
+                gathered while it works. Optimisers are to be made after that.
 
         Returns:
-            The module, or one around it.
+            The learner, or one around it.
         """
-        return module if self.n == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+        if self.n == 1:
+            return learner
+        if not sharded:
+            return DistributedDataParallel(learner, broadcast_buffers=False)
+        for block in learner.model.blocks:
+            fully_shard(block)
+        fully_shard(learner)
+        return learner
 
     @contextmanager
     def apart(self, module: nn.Module, wanted: bool) -> Iterator[None]:
@@ -65,6 +79,9 @@ class Processes:
         if wanted and isinstance(module, DistributedDataParallel):
             with module.no_sync():
                 yield
+        elif isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(not wanted)
+            yield
         else:
             yield
 
@@ -105,6 +122,50 @@ def joined(device: torch.device | str) -> Iterator[Processes]:
         yield Processes(rank, n, own)
     finally:
         distributed.destroy_process_group()
+
+
+def whole(state: Any) -> Any:
+    """A state with all shares of its tensors together; all processes must ask for it.
+
+    Args:
+        state: Dictionaries and lists of anything, as `state_dict` gives.
+
+    Returns:
+        The same, with plain tensors.
+    """
+    if isinstance(state, Mapping):
+        return {name: whole(one) for name, one in state.items()}
+    if isinstance(state, list):
+        return [whole(one) for one in state]
+    return state.full_tensor() if isinstance(state, DTensor) else state
+
+
+def like(state: dict[str, Any], optimiser: Optimizer) -> dict[str, Any]:
+    """A whole state of an optimiser, cut as its parameters are.
+
+    Args:
+        state: From `whole`.
+        optimiser: Whose state it becomes.
+
+    Returns:
+        The state; its own if no parameter is cut.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    cut = {
+        index: {name: _cut(x, parameters[index]) for name, x in own.items()}
+        for index, own in state["state"].items()
+    }
+    return {**state, "state": cut}
+
+
+def _cut(x: Any, parameter: Tensor) -> Any:
+    if (
+        not isinstance(parameter, DTensor)
+        or not isinstance(x, Tensor)
+        or x.shape != parameter.shape
+    ):
+        return x
+    return distribute_tensor(x.to(parameter.device), parameter.device_mesh, parameter.placements)
 
 
 def _device(given: torch.device | str, local_rank: int) -> torch.device:

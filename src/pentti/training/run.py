@@ -102,6 +102,8 @@ def trainer(
     run: Run,
     corpus: Corpus,
     processes: Processes | None = None,
+    *,
+    sharded: bool = False,
 ) -> Trainer:
     """The trainer of a run that `prepare` has begun, from its last checkpoint on.
 
@@ -110,6 +112,7 @@ def trainer(
         run: Its settings.
         corpus: From `prepare`.
         processes: This process among all that train it.
+        sharded: As for `Trainer`; no part of the run, which may go on without it.
 
     Returns:
         The trainer.
@@ -120,7 +123,7 @@ def trainer(
     """
     torch.manual_seed(run.training.seed)
     model = PenttiTransformer.of(run.config(corpus.encoding.vocab_size))
-    return Trainer(model, corpus, run.training, folder, processes)
+    return Trainer(model, corpus, run.training, folder, processes, sharded)
 
 
 def corpus_of(folder: str | os.PathLike[str]) -> Corpus:

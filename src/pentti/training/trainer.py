@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Generator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from pentti import checks
 from pentti.errors import TrainingError
-from pentti.interrupts import held
+from pentti.interrupts import held, noted
 from pentti.nn import PenttiTransformer, SDMLayer, pretrained
 from pentti.nn.generation import evaluating
 from pentti.training import checkpoint
@@ -23,7 +24,7 @@ from pentti.training.config import TrainingConfig
 from pentti.training.corpus import Corpus
 from pentti.training.learning import Learner, optimisers
 from pentti.training.log import Log
-from pentti.training.processes import Processes
+from pentti.training.processes import Processes, like, whole
 
 __all__ = ["Progress", "Trainer"]
 
@@ -66,9 +67,12 @@ class Trainer:
         config: How it is trained.
         folder: Of the run: checkpoints and the log.
         processes: This process among all that train it; alone unless given.
+        sharded: Whether each process keeps a share of the parameters and of their averages only
+            (FSDP2), for models that do not fit one device.
 
     Raises:
-        ArgumentError: if the batches of a step cannot be shared by the processes.
+        ArgumentError: if the batches of a step cannot be shared by the processes, or parameters
+            with sparse gradients are to be sharded.
         StoreError: if the last checkpoint is damaged or of another model.
     """
 
@@ -79,6 +83,7 @@ class Trainer:
         config: TrainingConfig,
         folder: str | os.PathLike[str],
         processes: Processes | None = None,
+        sharded: bool = False,
     ) -> None:
         alone = Processes(0, 1, torch.device("cpu"))
         self.processes = alone if processes is None else processes
@@ -87,17 +92,22 @@ class Trainer:
             checks.reject("Trainer", "n_batches", expected, config.n_batches)
         self.corpus, self.config, self.folder = corpus, config, Path(folder)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self._stopping = False
         last = checkpoint.newest(self.checkpoints)
         if last is not None:
             pretrained.load(last, model)
         self.model = model.to(self.processes.device)
+        sharded = checks.flag("Trainer", "sharded", sharded)
+        if sharded and model.config.sparse_gradients:
+            checks.reject("Trainer", "sharded", "be False with `sparse_gradients`", sharded)
+        self._learner = self.processes.sharing(Learner(self.model, config.crowding), sharded)
+        self._loss: Any = torch.compile(self._learner) if config.compiled else self._learner
         self.optimisers = optimisers(self.model, config)
         if last is not None:
             self._go_on(last)
         self.batches = Batches(corpus, config.context, config.batch_tokens, config.seed)
         self._n_memories = sum(kind != "none" for kind in self.model.config.kinds)
         self._learned = [one for one in self.model.modules() if isinstance(one, SDMLayer)]
-        self._learner = self._shared(Learner(self.model, config.crowding))
 
     @property
     def checkpoints(self) -> Path:
@@ -116,15 +126,22 @@ class Trainer:
         Raises:
             TrainingError: if the loss is no finite number; the last checkpoint stays.
             StoreError: if a checkpoint or the log cannot be written.
+            KeyboardInterrupt: in all of several processes, after the same step, if one was asked
+                to stop.
         """
         log = Log(self.folder / "log.csv", self.step) if self.processes.is_first else None
+        alone: list[int] = []
+        together: Any = noted() if self.processes.n > 1 else nullcontext(alone)
         try:
-            while self.step < self.config.n_steps:
-                with held():
-                    progress, row = self._advance()
-                    if log is not None:
-                        log.write(row)
-                yield progress
+            with together as asked:
+                while self.step < self.config.n_steps:
+                    with held():
+                        progress, row = self._advance(bool(asked))
+                        if log is not None:
+                            log.write(row)
+                    yield progress
+                    if self._stopping:
+                        raise KeyboardInterrupt
         except (KeyboardInterrupt, GeneratorExit):
             with held():
                 self.save()
@@ -139,15 +156,17 @@ class Trainer:
         Raises:
             StoreError: if it cannot be written.
         """
-        if not self.processes.is_first:
-            return None
+        self.processes.wait()  # all see the same checkpoints
         kept = checkpoint.saved(self.checkpoints)
         if self.step in kept:
-            return kept[self.step]
-        states = {name: one.state_dict() for name, one in self.optimisers.items()}
+            return kept[self.step] if self.processes.is_first else None
+        state = whole(self.model.state_dict())
+        states = {name: whole(one.state_dict()) for name, one in self.optimisers.items()}
+        if not self.processes.is_first:
+            return None
         facts = {"tokens": self.tokens, "seconds": self.seconds}
-        n_kept = self.config.n_kept
-        return checkpoint.write(self.checkpoints, self.step, self.model, states, facts, n_kept)
+        where, n_kept = self.checkpoints, self.config.n_kept
+        return checkpoint.write(where, self.step, self.model.config, state, states, facts, n_kept)
 
     def validate(self) -> float:
         """Bits per byte of the validation documents, each read from its beginning.
@@ -167,7 +186,7 @@ class Trainer:
             nats = sum(float(self._nats(pieces)[1]) for pieces in batches)
         return nats / math.log(2) / self._n_bytes([piece for one in batches for piece in one])
 
-    def _advance(self) -> tuple[Progress, dict[str, Any]]:
+    def _advance(self, asked: bool) -> tuple[Progress, dict[str, Any]]:
         """One step, and what there is to say of it."""
         start, step, config = time.perf_counter(), self.step, self.config
         self.model.train()
@@ -176,7 +195,8 @@ class Trainer:
             self.batches.pieces(step * config.n_batches + i) for i in range(config.n_batches)
         ]
         n = sum(piece.n for pieces in all_pieces for piece in pieces)
-        nats, meters = self._descend(all_pieces[self.processes.rank :: self.processes.n], n)
+        own = all_pieces[self.processes.rank :: self.processes.n]
+        nats, meters = self._descend(own, n, asked)
         if not math.isfinite(nats):
             raise TrainingError(self._lost(nats))
         gradient = self._update(config.rate(step))
@@ -198,23 +218,25 @@ class Trainer:
             "seconds": self.seconds, "meter": meter, "validation_bits_per_byte": validation,
         }  # fmt: skip
 
-    def _descend(self, own: list[list[Piece]], n: int) -> tuple[float, float]:
+    def _descend(self, own: list[list[Piece]], n: int, asked: bool) -> tuple[float, float]:
         """Gradients of the step's mean loss; gives nats and meters, of all processes."""
-        total = torch.zeros(2, dtype=torch.float64, device=self.processes.device)
+        total = torch.zeros(3, dtype=torch.float64, device=self.processes.device)
+        total[2] = asked
         for number, pieces in enumerate(own):
             with self.processes.apart(self._learner, number < len(own) - 1):
                 loss, nats, meters = self._nats(pieces)
                 (loss * (self.processes.n / n)).backward()  # processes take the mean
-            total += torch.stack([nats.double(), meters.double()])
-        nats, meters = self.processes.added(total).tolist()
-        return nats, meters
+            total[:2] += torch.stack([nats.double(), meters.double()])
+        all_nats, all_meters, n_asked = self.processes.added(total).tolist()
+        self._stopping = n_asked > 0  # in all processes after the same step
+        return all_nats, all_meters
 
     def _nats(self, pieces: list[Piece]) -> tuple[torch.Tensor, ...]:
         batch, device = Batch.of(self.corpus, pieces), self.processes.device
         mask = None if batch.mask.all() else batch.mask.to(device)
         half = self.config.precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            found: tuple[torch.Tensor, ...] = self._learner(
+            found: tuple[torch.Tensor, ...] = self._loss(
                 batch.ids.to(device), batch.targets.to(device), mask
             )
         return found
@@ -222,7 +244,7 @@ class Trainer:
     def _update(self, rate: float) -> float:
         """Change the parameters; gives the length of the gradient."""
         dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
-        length = nn.utils.clip_grad_norm_(dense, self.config.clip)
+        length = whole(nn.utils.clip_grad_norm_(dense, self.config.clip))
         for optimiser in self.optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = group["highest_lr"] * rate
@@ -235,19 +257,13 @@ class Trainer:
         n = sum(one.n_reads.numel() for one in self._learned)
         return sum(int((one.n_reads > 0).sum()) for one in self._learned) / max(1, n)
 
-    def _shared(self, learner: Learner) -> nn.Module:
-        shared: nn.Module = learner
-        if self.config.compiled:
-            shared = torch.compile(shared)  # type: ignore[assignment]
-        return self.processes.sharing(shared)
-
     def _go_on(self, last: Path) -> None:
         """Take over all of a checkpoint but the model."""
         facts, states = checkpoint.read_training(last)
         self.step, self.tokens = int(facts["step"]), int(facts["tokens"])
         self.seconds = float(facts["seconds"])
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(states[name])
+            optimiser.load_state_dict(like(states[name], optimiser))
 
     def _n_bytes(self, pieces: list[Piece]) -> float:
         return sum(piece.n * self.corpus.bytes_per_id(piece.document) for piece in pieces)
