@@ -78,6 +78,9 @@ def _train(
     shard: Annotated[
         bool, typer.Option("--shard", help="Each process keeps a share of the parameters (FSDP2).")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Keep the log for TensorBoard too.")
+    ] = False,
 ) -> None:
     """Train a model on documents of your own.
 
@@ -109,7 +112,7 @@ def _train(
         corpus = _told(bars, "reading", prepare(out, run)) if processes.is_first else None
         processes.wait()
         corpus = corpus_of(out) if corpus is None else corpus
-        work = trainer(out, run, corpus, processes, sharded=shard)
+        work = trainer(out, run, corpus, processes, sharded=shard, tensorboard=tensorboard)
         try:
             _follow(bars, work)
         except KeyboardInterrupt:

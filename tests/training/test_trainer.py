@@ -103,6 +103,32 @@ def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(
     assert set(one.state_dict()) == set(other.state_dict())
 
 
+def test_tensorboard_shows_each_step_once_after_a_stop(texts, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = run_of(texts)
+    corpus, _ = outcome_of(prepare(tmp_path, run))
+    for now in trainer(tmp_path, run, corpus, tensorboard=True).run():
+        if now.step == 5:
+            break
+    list(trainer(tmp_path, run, corpus, tensorboard=True).run())
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    shown = board.Scalars("loss")
+    assert [one.step for one in shown] == [*range(1, 10)]
+    assert [one.value for one in shown] == pytest.approx(losses(tmp_path))
+    assert [one.step for one in board.Scalars("validation_bits_per_byte")] == [4, 8, 9]
+
+
+def test_tensorboard_that_is_missing_is_named(texts, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run = run_of(texts)
+    corpus, _ = outcome_of(prepare(tmp_path, run))
+    work = trainer(tmp_path, run, corpus, tensorboard=True)
+    with pytest.raises(ArgumentError, match="`tensorboard` needs the package tensorboard"):
+        next(work.run())
+
+
 @pytest.mark.parametrize("stop", [1, 3, 7])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(texts, tmp_path, stop):
     run = run_of(texts)

@@ -1,4 +1,4 @@
-"""The learning curve on disk: one CSV row a step, that a resumed run goes on with."""
+"""The learning curve on disk, a row for each step, that a resumed run goes on with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pentti.errors import StoreError
+from pentti.errors import ArgumentError, StoreError
 from pentti.files import replacing
 
 __all__ = ["COLUMNS", "Log"]
@@ -21,18 +21,26 @@ COLUMNS = (
 
 
 class Log:
-    """Rows of a CSV file, each on the disk as soon as it is written.
+    """Rows of a CSV file, each on the disk as soon as it is written; for TensorBoard too.
 
     Args:
         path: The file.
         step: Rows of later steps are of a run that was stopped after its last checkpoint; they go.
+        tensorboard: A folder for TensorBoard's own files; None for none.
 
     Raises:
+        ArgumentError: if TensorBoard is asked for and not installed.
         StoreError: if it cannot be read or written, or is no such file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], step: int) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        step: int,
+        tensorboard: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.path = Path(path)
+        self._board = None if tensorboard is None else _board(Path(tensorboard), step)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -57,6 +65,15 @@ class Log:
                 csv.DictWriter(out, COLUMNS).writerow(dict(row))
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Write what TensorBoard holds back."""
+        if self._board is not None:
+            self._board.close()
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
@@ -82,3 +99,14 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     if rows and tuple(rows[0]) != COLUMNS:
         raise StoreError(f"cannot read {source}: it is no log of this pentti")
     return [row for row in rows if None not in row.values() and row["step"].isdigit()]
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise ArgumentError(
+            "Log: `tensorboard` needs the package tensorboard; install it with: "
+            "pip install 'pentti[training]'"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=step + 1)

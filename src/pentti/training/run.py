@@ -104,6 +104,7 @@ def trainer(
     processes: Processes | None = None,
     *,
     sharded: bool = False,
+    tensorboard: bool = False,
 ) -> Trainer:
     """The trainer of a run that `prepare` has begun, from its last checkpoint on.
 
@@ -113,6 +114,7 @@ def trainer(
         corpus: From `prepare`.
         processes: This process among all that train it.
         sharded: As for `Trainer`; no part of the run, which may go on without it.
+        tensorboard: As for `Trainer`; no part of the run either.
 
     Returns:
         The trainer.
@@ -123,7 +125,7 @@ def trainer(
     """
     torch.manual_seed(run.training.seed)
     model = PenttiTransformer.of(run.config(corpus.encoding.vocab_size))
-    return Trainer(model, corpus, run.training, folder, processes, sharded)
+    return Trainer(model, corpus, run.training, folder, processes, sharded, tensorboard)
 
 
 def corpus_of(folder: str | os.PathLike[str]) -> Corpus:

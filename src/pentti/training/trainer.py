@@ -69,6 +69,7 @@ class Trainer:
         processes: This process among all that train it; alone unless given.
         sharded: Whether each process keeps a share of the parameters and of their averages only
             (FSDP2), for models that do not fit one device.
+        tensorboard: Whether the log is kept for TensorBoard too, in the folder `tensorboard`.
 
     Raises:
         ArgumentError: if the batches of a step cannot be shared by the processes, or parameters
@@ -84,6 +85,7 @@ class Trainer:
         folder: str | os.PathLike[str],
         processes: Processes | None = None,
         sharded: bool = False,
+        tensorboard: bool = False,
     ) -> None:
         alone = Processes(0, 1, torch.device("cpu"))
         self.processes = alone if processes is None else processes
@@ -93,6 +95,7 @@ class Trainer:
         self.corpus, self.config, self.folder = corpus, config, Path(folder)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self._stopping = False
+        self.tensorboard = checks.flag("Trainer", "tensorboard", tensorboard)
         last = checkpoint.newest(self.checkpoints)
         if last is not None:
             pretrained.load(last, model)
@@ -124,12 +127,13 @@ class Trainer:
             Where it stands, after each step.
 
         Raises:
+            ArgumentError: if TensorBoard is asked for and not installed.
             TrainingError: if the loss is no finite number; the last checkpoint stays.
             StoreError: if a checkpoint or the log cannot be written.
             KeyboardInterrupt: in all of several processes, after the same step, if one was asked
                 to stop.
         """
-        log = Log(self.folder / "log.csv", self.step) if self.processes.is_first else None
+        log = self._log() if self.processes.is_first else None
         alone: list[int] = []
         together: Any = noted() if self.processes.n > 1 else nullcontext(alone)
         try:
@@ -146,6 +150,9 @@ class Trainer:
             with held():
                 self.save()
             raise
+        finally:
+            if log is not None:
+                log.close()
 
     def save(self) -> Path | None:
         """Write a checkpoint, unless this step has one.
@@ -256,6 +263,10 @@ class Trainer:
         """Share of the learned locations that this process has read since it began."""
         n = sum(one.n_reads.numel() for one in self._learned)
         return sum(int((one.n_reads > 0).sum()) for one in self._learned) / max(1, n)
+
+    def _log(self) -> Log:
+        board = self.folder / "tensorboard" if self.tensorboard else None
+        return Log(self.folder / "log.csv", self.step, board)
 
     def _go_on(self, last: Path) -> None:
         """Take over all of a checkpoint but the model."""
