@@ -165,7 +165,7 @@ def test_batches_add_up(texts, tmp_path):
     work = Trainer(model, corpus, TrainingConfig.of(BRIEF.as_dict() | {"n_batches": 3}), tmp_path)
     pieces = [work.batches.pieces(i) for i in range(3)]
     n = sum(piece.n for one in pieces for piece in one)
-    nats, meters = work._descend(pieces, n)
+    nats, meters = work._descend(pieces, n, False)
     found = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     total = sum(work._nats(one)[0] for one in pieces) / n

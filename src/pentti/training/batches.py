@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -64,6 +64,13 @@ class Batch(NamedTuple):
         return cls(ids, targets, targets != IGNORED)
 
 
+class _Epoch(NamedTuple):
+    """Pieces as rows (document, start, n), and the batches of all steps as ranges of them."""
+
+    pieces: npt.NDArray[np.int64]
+    batches: npt.NDArray[np.int64]
+
+
 class Batches:
     """The batches of all steps, epoch after epoch.
 
@@ -91,7 +98,7 @@ class Batches:
     def _rewind(self) -> None:
         """Stand before the first epoch."""
         self._epoch, self._first = -1, 0
-        self._of_epoch: list[list[Piece]] = []  # from step `_first` on
+        self._of_epoch = _Epoch(np.empty((0, 3), dtype=np.int64), np.empty((0, 2), dtype=np.int64))
 
     def pieces(self, step: int) -> list[Piece]:
         """The pieces of a step.
@@ -104,39 +111,41 @@ class Batches:
         """
         if step < self._first:
             self._rewind()
-        while step >= self._first + len(self._of_epoch):
-            self._first += len(self._of_epoch)
+        while step >= self._first + len(self._of_epoch.batches):
+            self._first += len(self._of_epoch.batches)
             self._epoch += 1
             self._of_epoch = self._drawn(self._epoch)
-        return self._of_epoch[step - self._first]
+        low, high = self._of_epoch.batches[step - self._first]
+        return [Piece(*piece) for piece in self._of_epoch.pieces[low:high].tolist()]
 
     @property
     def epoch(self) -> int:
         """The epoch of the step that was asked for last, from 0."""
         return self._epoch
 
-    def _drawn(self, epoch: int) -> list[list[Piece]]:
+    def _drawn(self, epoch: int) -> _Epoch:
         """The pieces of all steps of an epoch."""
         generator = np.random.default_rng([self.seed, epoch])
-        pieces = []
+        found = []
         for document in self.corpus.train:
             n = self.corpus.n_ids(document) - 1  # the last one is to be told only
             first = int(generator.integers(1, self.context + 1)) if epoch else self.context
-            cuts = [0, *range(first, n, self.context), n]
-            pieces += [Piece(document, a, b - a) for a, b in pairwise(cuts)]
-        order = generator.permutation(len(pieces))
+            starts = np.concatenate([[0], np.arange(first, n, self.context)])
+            lengths = np.diff(starts, append=n)
+            found.append(np.stack([np.full_like(starts, document), starts, lengths], axis=1))
+        pieces = np.concatenate(found)[generator.permutation(sum(map(len, found)))]
         pool = max(1, _POOL * self.n_tokens // self.context)
-        batches: list[list[Piece]] = []
-        for low in range(0, len(order), pool):
-            some = sorted((pieces[i] for i in order[low : low + pool]), key=lambda piece: -piece.n)
-            batches += self._filled(some)
-        return [batches[i] for i in generator.permutation(len(batches))]
+        ends: list[tuple[int, int]] = []
+        for low in range(0, len(pieces), pool):
+            some = pieces[low : low + pool]
+            some[:] = some[np.argsort(-some[:, 2], kind="stable")]
+            ends += [(low + a, low + b) for a, b in self._filled(some[:, 2])]
+        return _Epoch(pieces, np.array(ends)[generator.permutation(len(ends))])
 
-    def _filled(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
-        """Pieces, the longest first, in batches of `n_tokens`."""
-        batches: list[list[Piece]] = []
-        for piece in pieces:
-            if not batches or (len(batches[-1]) + 1) * batches[-1][0].n > self.n_tokens:
-                batches.append([])
-            batches[-1].append(piece)
-        return batches
+    def _filled(self, lengths: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """Where batches of `n_tokens` begin and end among pieces, the longest first."""
+        low = 0
+        while low < len(lengths):
+            high = min(low + max(1, self.n_tokens // int(lengths[low])), len(lengths))
+            yield low, high
+            low = high
