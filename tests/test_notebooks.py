@@ -54,7 +54,7 @@ def test_runs_and_its_own_checks_hold(path, tmp_path, monkeypatch):
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        timeout=120,
+        timeout=600,
         kernel_name="python3",
         resources={"metadata": {"path": str(work)}},
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from pentti.errors import ArgumentError, PenttiError, SettingWarning, StoreError
     from pentti.memory import SparseDistributedMemory
+    from pentti.steps import finish
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "StoreError",
     "bits",
     "decoders",
+    "finish",
     "nn",
     "theory",
 ]
@@ -58,6 +60,7 @@ _HOMES = {
     "SettingWarning": "errors",
     "SparseDistributedMemory": "memory",
     "StoreError": "errors",
+    "finish": "steps",
 }
 
 

@@ -14,6 +14,7 @@ import typer
 
 from pentti.errors import ArgumentError
 from pentti.interrupts import answered
+from pentti.steps import finish
 
 if TYPE_CHECKING:
     from pentti.training import Trainer
@@ -233,12 +234,6 @@ def _bars(silent: bool) -> Iterator[Any]:
 def _told(bars: Any, what: str, work: Generator[float, None, Result]) -> Result:
     """Run work that yields the share that is done, under a bar."""
     task = bars.add_task(what, total=100)
-    result: list[Result] = []
-
-    def shares() -> Iterator[float]:
-        result.append((yield from work))
-
-    for share in shares():
-        bars.update(task, completed=int(100 * share))
+    result = finish(work, lambda share: bars.update(task, completed=int(100 * share)))
     bars.update(task, completed=100)
-    return result[0]
+    return result

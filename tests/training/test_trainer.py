@@ -225,6 +225,17 @@ def test_matrices_decay_and_vectors_do_not(texts):
         assert (decays[id(parameter)] > 0) == (parameter.ndim > 1)
 
 
+def test_the_beta_of_attention_has_a_rate_of_its_own(texts):
+    model = PenttiTransformer(257, **SMALL | {"beta": 5.0})
+    config = TrainingConfig.of(BRIEF.as_dict() | {"beta_lr": 0.5})
+    (one,) = optimisers(model, config).values()
+    rates = {id(p): group["lr"] for group in one.param_groups for p in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    fast = [name for name, p in model.named_parameters() if rates[id(p)] == 0.5]
+    assert len(fast) == SMALL["n_layers"]
+    assert all(name.endswith("attention.log_beta") for name in fast)
+
+
 def test_crowding_is_part_of_what_is_to_become_less():
     torch.manual_seed(1)
     model = PenttiTransformer(257, **SMALL | {"dropout": 0.0})

@@ -32,6 +32,7 @@ from pentti.experiments.language_runs import place
 from pentti.files import replacing
 from pentti.nn import PenttiConfig, PenttiTransformer
 from pentti.nn.local import SparseAttention
+from pentti.steps import finish
 from pentti.training import Corpus, Processes, Trainer, TrainingConfig, build, documents
 
 __all__ = ["EXPERIMENT"]
@@ -44,7 +45,11 @@ _PUBLISHED = {"5 %": 11.59, "25 %": 13.21, "50 %": 15.11, "75 %": 17.69, "95 %":
 _PUBLISHED_RANGE = (10.31, 24.85)
 """Quantiles and range of 90 learned scales of translation models (Henry et al. 2020)."""
 
-_STARTS = (4.0, 30.0)
+_PUBLISHED_LENGTHS = (72, 79)
+"""Their scales began at log2(L² - L) for these L, the shortest and the longest of five languages'
+97.5th percentile of sentence lengths (configurations.py of the authors' code, CyndxAI/QKNorm)."""
+
+_STARTS = (4.0, 12.4, 30.0)
 _TEXTS = ("abc.py", "argparse.py", "textwrap.py", "functools.py")
 
 
@@ -57,12 +62,13 @@ class _Plan:
     batch_tokens: int
     n_steps: int
     lr: float
+    beta_lr: float
     every: int
 
 
 _PLANS = {
-    "quick": _Plan(128, 2, 3, 256, 1024, 300, 4e-3, 20),
-    "full": _Plan(256, 4, 4, 512, 2048, 1500, 2e-3, 50),
+    "quick": _Plan(128, 2, 3, 256, 1024, 300, 4e-3, 2e-2, 20),
+    "full": _Plan(256, 4, 4, 512, 2048, 1500, 2e-3, 1e-2, 50),
 }  # of heads 64 wide, as the theory's addresses are
 
 
@@ -88,7 +94,8 @@ def _run(order: Order) -> Generator[Step, None, Finding]:
         corpus = yield from told(portion(_corpus(folder), 0.0, 0.05))
         for number, start in enumerate(_STARTS):
             work = _trained(plan, start, corpus, folder, torch.device(order.device))
-            learned.append((yield from told(portion(work, 0.05 + 0.45 * number, 0.45))))
+            share = 0.9 / len(_STARTS)
+            learned.append((yield from told(portion(work, 0.05 + share * number, share))))
     others = _others()
     yield Step(1.0)
     best = _best()
@@ -124,8 +131,8 @@ def _trained(
     )  # fmt: skip
     training = TrainingConfig(
         n_steps=plan.n_steps, context=plan.context, batch_tokens=plan.batch_tokens, lr=plan.lr,
-        n_warm_up=plan.n_steps // 10, validate_every=plan.n_steps, validation_tokens=20_000,
-        save_every=max(1, plan.n_steps // 10), n_kept=1,
+        beta_lr=plan.beta_lr, n_warm_up=plan.n_steps // 10, validate_every=plan.n_steps,
+        validation_tokens=20_000, save_every=max(1, plan.n_steps // 10), n_kept=1,
     )  # fmt: skip
     torch.manual_seed(0)
     model = PenttiTransformer.of(config)
@@ -184,14 +191,7 @@ def _others() -> list[Any]:
     library = Path(documents.standard_library())
     texts = [(library / name).read_text(encoding="utf-8")[:1500] for name in _TEXTS]
     batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
-    heads: list[Any] = []
-
-    def noted() -> Generator[int, None, None]:
-        heads.extend((yield from effective_beta(model, [batch])))
-
-    for _ in noted():
-        pass
-    return heads
+    return finish(effective_beta(model, [batch]))
 
 
 def _best() -> dict[str, tuple[float, float]]:
@@ -208,26 +208,26 @@ def _claims(
     low = min(min(pair) for pair in best.values())
     high = max(max(pair) for pair in best.values())
     inside = [float(((one.last >= low) & (one.last <= high)).mean()) for one in learned]
-    apart = [float(np.log(one.last).mean()) for one in learned]
-    ratio, before = math.exp(apart[1] - apart[0]), _STARTS[1] / _STARTS[0]
+    means = [math.exp(np.log(one.last).mean()) for one in learned]
+    ratio, before = max(means) / min(means), max(_STARTS) / min(_STARTS)
     spread = [float(np.std(np.log(one.last))) for one in learned]
     claims = [
         Claim(
             "Most heads of trained models have a β between the three that are best for SDM",
-            f"at least half of the heads between {low:.1f} and {high:.1f}, from either start",
-            f"{100 * inside[0]:.0f} % and {100 * inside[1]:.0f} %",
+            f"at least half of the heads between {low:.1f} and {high:.1f}, from any start",
+            ", ".join(f"{100 * one:.0f} %" for one in inside),
             min(inside) >= 0.5,
         ),
         Claim(
             "Models that begin far apart come together",
-            f"a ratio of mean β below half of the {before:.1f} at the start",
-            f"{ratio:.2f}",
+            f"means of β within a factor of {before / 2:.1f}, half of the factor at the start",
+            f"{ratio:.2f}: means of {', '.join(f'{mean:.1f}' for mean in means)}",
             ratio < before / 2,
         ),
         Claim(
             "Heads of one model go to β of their own",
-            "a spread of ln β above 0.1, from either start",
-            f"{spread[0]:.2f} and {spread[1]:.2f}",
+            "a spread of ln β above 0.1, from any start",
+            ", ".join(f"{one:.2f}" for one in spread),
             min(spread) > 0.1,
         ),
     ]
@@ -254,10 +254,13 @@ def _conclusion(
         for one in learned
     )
     wanted = ", ".join(f"{pair[0]:.1f} ({aim})" for aim, pair in best.items())
+    began = [math.log2(length**2 - length) for length in _PUBLISHED_LENGTHS]
     text = (
         f"β best for a memory of 64-bit addresses is {wanted}, by least squares. With learned β "
         f"the heads went {said}. The published scales of translation models lie between "
-        f"{_PUBLISHED_RANGE[0]} and {_PUBLISHED_RANGE[1]}, half of them above {_PUBLISHED['50 %']}."
+        f"{_PUBLISHED_RANGE[0]} and {_PUBLISHED_RANGE[1]}, half of them above "
+        f"{_PUBLISHED['50 %']}; they began at {began[0]:.1f} to {began[1]:.1f}, among the best β "
+        "already."
     )
     if others:
         medians = [head.median for head in others]
@@ -348,7 +351,7 @@ def _draw(
     axes[1].set_xlim(-0.95, len(names) - 0.6)
     axes[1].set_xticks(range(len(names)), names, fontsize=8.5)
     return draw(
-        canvas, "Left: β of every head as two models learn. Right: where heads end, and those of "
+        canvas, "Left: β of every head as three models learn. Right: where heads end, and those of "
         "other models; dotted: the β that are best for a memory of 64-bit addresses."
     )  # fmt: skip
 
@@ -358,7 +361,9 @@ EXPERIMENT = Experiment(
     question="Which β do trained models have, and is it one that is best for SDM?",
     method=(
         "Byte-level Transformers with dense attention, queries and keys of length 1 and heads 64 "
-        "wide learn one β for each head on the Python standard library's source, from two starts. "
+        "wide learn one β for each head on the Python standard library's source, from three "
+        "starts, one of them that of the published scales. β has a learning rate high enough to go "
+        "from any start to any other. "
         "Beside them stand the β that theory finds best for a memory with addresses of 64 bits, "
         "quantiles of 90 scales that others have learned in translation, and, where it is "
         "installed, the effective β of MiniLM: scale · |q| · |k| of pairs of its queries and keys "
@@ -366,14 +371,15 @@ EXPERIMENT = Experiment(
     ),
     prediction=(
         "If attention does what the memory does, β should end where a memory works best, between "
-        "9.4 (critical distance) and 28.4 (capacity; 35.5 as published), and from either start. "
-        "A step changes ln β by no more than the learning rate, so a short run cannot bring them "
-        "all the way together. If they stay apart, then published scales may lie near the best β "
-        "because they began near it."
+        "9.4 (critical distance) and 28.4 (capacity; 35.5 as published), and from any start. An "
+        "earlier run let β move by a factor of 2 at the most, and the starts stayed apart. With "
+        "room to move they should come together; if they do not, then the published scales lie "
+        "near the best β because they began there."
     ),
     source=(
         "Bricken and Pehlevan 2021 (arXiv 2111.05498) for the question and the theory; Henry et "
-        "al. 2020 (arXiv 2010.04245) for the published scales; Kanerva (1988) for the memory"
+        "al. 2020 (arXiv 2010.04245, code in CyndxAI/QKNorm) for the published scales and where "
+        "they began; Kanerva (1988) for the memory"
     ),
     run=_run,
 )

@@ -24,8 +24,10 @@ class TrainingConfig:
         context: Ids of a row, L; what is longer in a document goes into several rows.
         batch_tokens: Ids that go through at once, padding included.
         n_batches: Batches of one step: gradients add up. A multiple of the processes.
-        lr: Highest learning rate of everything but the memories' contents.
-        memory_lr: That of the contents.
+        lr: Highest learning rate of everything but the two that follow.
+        memory_lr: That of the memories' contents.
+        beta_lr: That of the attention's β, where it has one: the most by which a step multiplies β
+            is about 1 + `beta_lr`.
         weight_decay: Of matrices but the contents.
         n_warm_up: Steps until the rate is highest; then it falls as a cosine does.
         last_lr: Its last value, as a share of the highest.
@@ -49,6 +51,7 @@ class TrainingConfig:
     n_batches: int = 1
     lr: float = 2e-3
     memory_lr: float = 1e-2
+    beta_lr: float = 1e-2
     weight_decay: float = 0.1
     n_warm_up: int = 100
     last_lr: float = 0.1
@@ -123,6 +126,6 @@ _COUNTS = (
     "save_every", "n_kept",
 )  # fmt: skip
 _NUMBERS = {
-    "lr": math.inf, "memory_lr": math.inf, "weight_decay": math.inf, "last_lr": 1.0,
-    "clip": math.inf, "crowding": math.inf,
+    "lr": math.inf, "memory_lr": math.inf, "beta_lr": math.inf, "weight_decay": math.inf,
+    "last_lr": 1.0, "clip": math.inf, "crowding": math.inf,
 }  # fmt: skip

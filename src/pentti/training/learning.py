@@ -9,6 +9,7 @@ from torch.optim import AdamW, Optimizer
 
 from pentti.nn import PenttiTransformer, RowwiseAdagrad, SequenceMemory, crowding, parameter_groups
 from pentti.nn.evidence import heard, of_layers
+from pentti.nn.local import SparseAttention
 from pentti.nn.loss import cross_entropy
 from pentti.training.config import TrainingConfig
 
@@ -64,7 +65,8 @@ class Learner(nn.Module):
 def optimisers(model: nn.Module, config: TrainingConfig) -> dict[str, Optimizer]:
     """AdamW for all but contents with sparse gradients, which take row-wise Adagrad.
 
-    Matrices decay; vectors and contents do not.
+    Matrices decay; vectors and contents do not. β of the attention, which has far to go, has a rate
+    of its own.
 
     Args:
         model: Its parameters are trained.
@@ -77,12 +79,16 @@ def optimisers(model: nn.Module, config: TrainingConfig) -> dict[str, Optimizer]
     """
     rest, contents = parameter_groups(model, lr=config.lr, memory_lr=config.memory_lr)
     matrices = [p for p in rest["params"] if p.ndim > 1]
-    others = [p for p in rest["params"] if p.ndim <= 1]
+    attentions = [one for one in model.modules() if isinstance(one, SparseAttention)]
+    betas = {one.log_beta: None for one in attentions if one.log_beta is not None}  # by identity
+    others = [p for p in rest["params"] if p.ndim <= 1 and p not in betas]
     groups: list[dict[str, Any]] = [
         {"params": matrices, "lr": config.lr, "weight_decay": config.weight_decay},
         {"params": others, "lr": config.lr, "weight_decay": 0.0},
     ]
     sparse = getattr(getattr(model, "config", None), "sparse_gradients", False)
+    if betas:
+        groups.append({"params": list(betas), "lr": config.beta_lr, "weight_decay": 0.0})
     if contents["params"] and not sparse:
         groups.append({**contents, "weight_decay": 0.0})
     found: dict[str, Optimizer] = {"adamw": AdamW(groups, betas=_BETAS, fused=True)}
