@@ -12,16 +12,15 @@ report: $(VENV)/.report
 	$(BIN)/pentti report $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n auto -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow and not gpu" $(ARGS)
 
-# Everything else that must hold before a change lands.
+# What else must hold before a change lands, but for the slow tests: make test ARGS='-m slow'.
 check: $(VENV)/.dev docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint --quiet src/pentti
-	$(BIN)/python -m pytest -q -n auto -m slow
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

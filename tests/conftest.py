@@ -6,6 +6,11 @@ import pytest
 import torch
 
 
+def pytest_collection_modifyitems(items):
+    """The slow ones first, so that none is left for one process in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def generator(request):
     """Randomness seeded by the test's own name, so that no clock decides a result."""
