@@ -56,6 +56,12 @@ def test_what_no_setting_says_is_changed_and_nothing_else():
     beta = made("β does not learn")
     beta.loss(ids).backward()
     assert all(one.weigh.log_beta.grad is None for one in memories(beta))
+    for name, factor in (("four times", 4.0), ("a quarter of", 0.25)):
+        for one, other in zip(
+            memories(made(f"{name} β, which does not learn")), memories(whole), strict=True
+        ):
+            torch.testing.assert_close(one.weigh.beta, other.weigh.beta * factor)
+            assert not one.weigh.log_beta.requires_grad
     assert all(one.address.weight.grad is not None for one in memories(beta))
 
 
@@ -85,14 +91,17 @@ def test_it_runs_as_a_whole(tmp_path, monkeypatch):
     assert shares == sorted(shares)
     assert [row[0] for row in finding.tables[0].rows] == ["no memory", *VARIANTS]
     assert all(len(row) == len(finding.tables[0].columns) for row in finding.tables[0].rows)
-    assert len(finding.claims) == 11
+    assert len(finding.claims) == 13
     assert "<svg" in finding.figures[0].svg
 
 
 def runs(**changed):
     bits = dict.fromkeys(VARIANTS, 2.0) | {"no memory": 3.0} | changed
     return {
-        name: [SimpleNamespace(bits=b + 0.01 * seed * (name == "as it is")) for seed in range(3)]
+        name: [
+            SimpleNamespace(bits=b + own, documents=[b + own - 0.01, b + own + 0.01])
+            for own in (0.01 * seed * (name == "as it is") for seed in range(3))
+        ]
         for name, b in bits.items()
     }
 
@@ -107,11 +116,18 @@ def test_verdicts_follow_the_numbers():
     for number, name in enumerate([*list(VARIANTS)[1:4], "one location a head"], 1):
         assert verdict(number, **{name: 2.5})
         assert not verdict(number, **{name: 2.01})
-    kept = ["β does not learn", "32 locations a head", "four times the locations", "four codebooks"]
-    for number, name in enumerate(kept, 5):
+    kept = {
+        5: "β does not learn", 6: "four times β, which does not learn", 8: "32 locations a head",
+        9: "four times the locations", 10: "four codebooks",
+    }  # fmt: skip
+    for number, name in kept.items():
         assert verdict(number, **{name: 2.05})
         assert not verdict(number, **{name: 2.3})
-    for number, name in enumerate(["a sixteenth of the locations", "adds up (hebbian)"], 9):
+    costly = {
+        7: "a quarter of β, which does not learn", 11: "a sixteenth of the locations",
+        12: "adds up (hebbian)",
+    }  # fmt: skip
+    for number, name in costly.items():
         assert verdict(number, **{name: 2.5})
         assert not verdict(number, **{name: 2.01})
     assert "one location a head +30 %" in ablation._conclusion(

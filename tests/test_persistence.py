@@ -230,8 +230,8 @@ def test_what_is_no_regular_file_is_left_alone(memory, tmp_path):
 
 
 def test_a_folder_that_cannot_be_synced_is_no_error(memory, tmp_path, monkeypatch):
-    sync = files._sync
-    monkeypatch.setattr(files, "_sync", lambda p: sync(p) if p.is_file() else full())
+    sync = files.sync
+    monkeypatch.setattr(files, "sync", lambda p: sync(p) if p.is_file() else full())
     memory.save(tmp_path / "memory")
     assert SparseDistributedMemory.load(tmp_path / "memory").statistics() == memory.statistics()
 

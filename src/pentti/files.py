@@ -1,7 +1,8 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and a folder from one process at a time."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from pentti.errors import StoreError
 
-__all__ = ["replacing"]
+__all__ = ["locked", "replacing", "sync"]
+
+_LOCK = ".lock"
 
 
 @contextmanager
@@ -48,7 +51,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         draft = Path(name)
         yield draft
         draft.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
-        _sync(draft)
+        sync(draft)
         draft.replace(target)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -59,10 +62,60 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         if draft is not None:
             draft.unlink(missing_ok=True)
     with suppress(OSError):  # the file is whole either way; not all systems can sync a folder
-        _sync(target.parent)
+        sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a folder to oneself inside the block, where the system has locks.
+
+    The lock goes with the process, however that ends; its file stays.
+
+    Args:
+        folder: Made if it is missing.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        StoreError: if another process, or another block of this one, has the lock, or the folder
+            cannot be made.
+    """
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        handle = os.open(target / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+    try:
+        _lock(handle, target)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # no such locks on Windows
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise StoreError(
+                f"cannot write {folder}: another process works in it; wait for its end, or choose "
+                "another folder"
+            ) from None
+        # Some network file systems have no locks: it goes without.
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Args:
+        path: Which one.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What Ctrl-C does: who answers it, and when it must wait."""
+"""What Ctrl-C and a request to end do: who answers them, and when they must wait."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from types import FrameType
 
 __all__ = ["answered", "held", "noted"]
 
+_REQUESTS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
-def answered(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+def answered(
+    handler: Callable[[int, FrameType | None], object], also_end: bool = False
+) -> Iterator[None]:
     """Let a handler answer Ctrl-C inside the block, unless Ctrl-C is ignored altogether.
 
     Only the main thread ever sees Ctrl-C, so elsewhere this does nothing.
 
     Args:
         handler: As `signal.signal` takes it.
+        also_end: Whether it answers a request to end (SIGTERM) too.
 
     Yields:
         Nothing.
@@ -27,18 +32,20 @@ def answered(handler: Callable[[int, FrameType | None], object]) -> Iterator[Non
     if not in_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         yield
         return
-    before = signal.signal(signal.SIGINT, handler)
+    answers = _REQUESTS if also_end else (signal.SIGINT,)
+    before = {one: signal.signal(one, handler) for one in answers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, other in before.items():
+            signal.signal(one, other)
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let a Ctrl-C that comes inside the block take effect at its end.
+    """Let a Ctrl-C that comes inside the block take effect at its end; SIGTERM too if answered.
 
-    Only the main thread ever sees Ctrl-C, so elsewhere this does nothing.
+    Only the main thread ever sees them, so elsewhere this does nothing.
 
     Yields:
         Nothing.
@@ -47,18 +54,22 @@ def held() -> Iterator[None]:
         >>> with held():
         ...     pass
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    found = ((one, signal.getsignal(one)) for one in _REQUESTS)
+    before = {one: handler for one, handler in found if callable(handler)}
     caught: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    for one in before:
+        signal.signal(one, lambda number, frame: caught.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
         if caught:
-            before(*caught[0])
+            number, frame = caught[0]
+            before[signal.Signals(number)](number, frame)
 
 
 @contextmanager
@@ -74,7 +85,7 @@ def noted() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.getsignal(one) for one in _REQUESTS}
     for one in before:
         signal.signal(one, lambda number, _: came.append(number))
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator
 from typing import TypeVar
+
+from pentti import checks
 
 __all__ = ["finish"]
 
@@ -23,6 +26,9 @@ def finish(
     Returns:
         What the work returns.
 
+    Raises:
+        ArgumentError: if the work is no generator, or one that has ended.
+
     Examples:
         >>> def count(n):
         ...     for i in range(n):
@@ -35,6 +41,10 @@ def finish(
         0.75
         4
     """
+    if not isinstance(work, Generator):
+        checks.reject("finish", "work", "be a generator", work)
+    if inspect.getgeneratorstate(work) == inspect.GEN_CLOSED:
+        checks.reject("finish", "work", "be a generator that has not ended", work)
     found: list[Result] = []
 
     def kept() -> Generator[Step, None, None]:

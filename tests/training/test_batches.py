@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import outcome_of
 
+from pentti.errors import ArgumentError
 from pentti.training import Batch, Batches, Piece, build
 
 
@@ -70,3 +71,18 @@ def test_rows_hold_what_goes_in_and_what_is_to_be_told(corpus):
     assert (batch.ids[1, 3:] == 256).all()
     assert (batch.targets[1, 3:] == -100).all()
     assert batch.n_targets == len(whole) + 2
+
+
+def test_wrong_arguments_are_named(corpus):
+    batches = Batches(corpus, 100, 500, seed=3)
+    for call, message in (
+        (lambda: batches.pieces(-1), "Batches: `step` must be at least 0, got -1"),
+        (lambda: batches.pieces(0.5), "Batches: `step` must be an integer at least 0, got 0.5"),
+        (lambda: Batches(corpus, 0, 500, 3), "Batches: `context` must be at least 1, got 0"),
+        (lambda: Batches(corpus, 9, -1, 3), "Batches: `n_tokens` must be at least 1, got -1"),
+        (lambda: Batches(corpus, 9, 9, -1), "Batches: `seed` must be at least 0, got -1"),
+        (lambda: Batch.of(corpus, []), "Batch: `pieces` must hold one at least, got"),
+        (lambda: Batch.of(corpus, [Piece(23, 0, 1)]), r"`document` must be in \[0, 22\], got 23"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            call()

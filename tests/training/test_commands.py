@@ -1,17 +1,20 @@
 """The commands: a run from the first word to the last, Ctrl-C, and wrong arguments."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import outcome_of, write_texts
 from typer.testing import CliRunner
 
+from pentti import cli_training
 from pentti.cli import app
-from pentti.errors import PenttiError
+from pentti.errors import ArgumentError, PenttiError
 from pentti.nn import PenttiTransformer
 from pentti.training import build, checkpoint, evaluate
 from pentti.training.log import read
@@ -79,7 +82,6 @@ def test_ctrl_c_keeps_the_last_step(texts, tmp_path):
         (["--set", "context"], "train: `--set` must be NAME=VALUE, got 'context'"),
         (["--device", "abacus"], "`device` must be one that torch knows, .*, got 'abacus'"),
         (["--dim", "30", "--heads", "4"], "`dim` must be a multiple of `n_heads`, got 30 with 4"),
-        (["--steps", "0"], "TrainingConfig: `n_steps` must be at least 1, got 0"),
         (["--lr", "0"], "`lr` must be above 0, got 0"),
         (["--tokenizer", "no.json"], r"cannot read no\.json: there is no such file"),
     ],
@@ -91,6 +93,55 @@ def test_wrong_arguments_are_named_before_anything_is_written(texts, tmp_path, a
     with pytest.raises(PenttiError, match=message):
         raise done.exception
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", ""], "a folder must have a name"),
+        (["train", "x", "--steps", "0"], "Invalid value for '--steps'"),
+        (["train", "x", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["train", "x", "--layers", "1000000"], "Invalid value for '--layers'"),
+        (["evaluate", "x", "--most", "0"], "Invalid value for '--most'"),
+        (["evaluate", "x", "--documents", "-1"], "Invalid value for '--documents'"),
+        (["generate", "x", "--seed", str(2**63)], "Invalid value for '--seed'"),
+        (["generate", "x", "--top-p", "1.5"], "Invalid value for '--top-p'"),
+    ],
+)
+def test_options_out_of_range_are_named_as_they_were_given(arguments, message):
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.replace("\u2502", " ").split())
+
+
+def test_more_than_the_memory_holds_is_one_sentence(texts, tmp_path):
+    done = run("train", tmp_path / "run", "--text", texts, *SMALL, "--memory", "sdm",
+               "--set", "model.n_locations=10000002149284")  # fmt: skip
+    with pytest.raises(ArgumentError, match="Run: `model` must fit the memory of this machine"):
+        raise done.exception
+
+
+def test_the_room_of_a_memory_follows_the_context_wherever_it_is_given(texts, tmp_path):
+    done = run("train", tmp_path, "--text", texts, *SMALL, "--steps", 1, "--set", "context=32")
+    assert done.exit_code == 0, done.output
+    settings = json.loads((tmp_path / "run.json").read_text())
+    assert settings["training"]["context"] == 32
+    assert settings["model"]["sequence"]["max_length"] == 16 * 32
+
+
+def test_prompts_are_bytes_and_a_terminal_gets_no_control_characters(texts, tmp_path, monkeypatch):
+    done = run("train", tmp_path, "--text", texts, *SMALL, "--steps", 1)
+    assert done.exit_code == 0, done.output
+    given = ["generate", tmp_path, "--n", 200, "--seed", 1, "--temperature", 5, "--prompt"]
+    whole = run(*given, b"\xff".decode("utf-8", "surrogateescape"))
+    assert whole.exit_code == 0, whole.output
+    assert whole.stdout.startswith("\ufffd")
+    assert any(not x.isprintable() for x in whole.stdout.strip("\n"))
+    said = []
+    monkeypatch.setattr(cli_training.typer, "echo", lambda text, **_: said.append(text))
+    monkeypatch.setattr(cli_training.sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    cli_training._say("a\x1b[2Jb\n\tc\r")
+    assert said == ["a\ufffd[2Jb\n\tc\ufffd"]
 
 
 def test_a_tokenizer_goes_all_the_way(texts, tmp_path):

@@ -1,62 +1,25 @@
 """Training: that it learns, goes on exactly, shares work exactly, and loses nothing."""
 
-import csv
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from helpers import outcome_of, write_texts
+from helpers import outcome_of
+from running import BRIEF, CURVE, SMALL, begun, curve, losses, run_of
 
-from pentti.errors import ArgumentError, StoreError, TrainingError
+from pentti.errors import TrainingError
 from pentti.nn import PenttiTransformer
 from pentti.training import (
-    Processes,
     Run,
     Trainer,
     TrainingConfig,
     build,
+    checkpoint,
     corpus_of,
     evaluate,
     model_of,
-    prepare,
-    trainer,
 )
 from pentti.training.learning import Learner, optimisers
-
-SMALL = {
-    "dim": 16, "n_layers": 2, "n_heads": 2, "window": 8, "memory_layers": [1],
-    "memory_kind": "sequence", "sequence": {"max_length": 64, "top_k": 2}, "dropout": 0.1,
-}  # fmt: skip
-BRIEF = TrainingConfig(
-    n_steps=9, context=64, batch_tokens=256, n_warm_up=2, validate_every=4, validation_tokens=200,
-    save_every=3, lr=1e-2,
-)  # fmt: skip
-CURVE = ("step", "epoch", "tokens", "loss", "gradient", "lr", "meter", "validation_bits_per_byte")
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    return write_texts(tmp_path_factory.mktemp("texts"))
-
-
-def run_of(texts, **changes):
-    training = TrainingConfig.of(BRIEF.as_dict() | changes)
-    return Run(sources=(str(texts),), model=SMALL, training=training)
-
-
-def begun(folder, run, processes=None):
-    corpus, _ = outcome_of(prepare(folder, run))
-    return trainer(folder, run, corpus, processes)
-
-
-def curve(folder):
-    with (folder / "log.csv").open(newline="") as file:
-        return [[row[name] for name in CURVE] for row in csv.DictReader(file)]
 
 
 def test_it_learns(texts, tmp_path):
@@ -74,10 +37,6 @@ def test_it_learns(texts, tmp_path):
         assert torch.equal(one, other)
 
 
-def losses(folder):
-    return [float(row[3]) for row in curve(folder)]
-
-
 def test_bfloat16_learns_as_float32_does(texts, tmp_path):
     """Products have 8 bits; weights, sums and the optimiser's averages stay in float32."""
     list(begun(tmp_path / "whole", run_of(texts, n_steps=40)).run())
@@ -91,70 +50,19 @@ def test_bfloat16_learns_as_float32_does(texts, tmp_path):
     assert {state["exp_avg"].dtype for state in states} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_compiled_model_learns_the_same_and_is_saved_as_any_other(
     texts, tmp_path, compiler, monkeypatch
 ):
-    monkeypatch.setattr(torch, "compile", lambda model: compiler(model, backend="aot_eager"))
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **given: compiler(model, backend="aot_eager", **given)
+    )
     for name, compiled in (("whole", False), ("compiled", True)):
         run = run_of(texts, compiled=compiled, n_steps=3)
         list(begun(tmp_path / name, run).run())
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
     one, other = (model_of(tmp_path / name) for name in ("whole", "compiled"))
     assert set(one.state_dict()) == set(other.state_dict())
-
-
-def test_tensorboard_shows_each_step_once_after_a_stop(texts, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = run_of(texts)
-    corpus, _ = outcome_of(prepare(tmp_path, run))
-    for now in trainer(tmp_path, run, corpus, tensorboard=True).run():
-        if now.step == 5:
-            break
-    list(trainer(tmp_path, run, corpus, tensorboard=True).run())
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
-    shown = board.Scalars("loss")
-    assert [one.step for one in shown] == [*range(1, 10)]
-    assert [one.value for one in shown] == pytest.approx(losses(tmp_path))
-    assert [one.step for one in board.Scalars("validation_bits_per_byte")] == [4, 8, 9]
-
-
-def test_tensorboard_that_is_missing_is_named(texts, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    run = run_of(texts)
-    corpus, _ = outcome_of(prepare(tmp_path, run))
-    work = trainer(tmp_path, run, corpus, tensorboard=True)
-    with pytest.raises(ArgumentError, match="`tensorboard` needs the package tensorboard"):
-        next(work.run())
-
-
-@pytest.mark.parametrize("stop", [1, 3, 7])
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(texts, tmp_path, stop):
-    run = run_of(texts)
-    list(begun(tmp_path / "whole", run).run())
-    for now in begun(tmp_path / "parts", run).run():
-        if now.step == stop:
-            break
-    rest = [now.step for now in begun(tmp_path / "parts", run).run()]
-    assert rest == [*range(stop + 1, 10)]
-    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
-    assert [*begun(tmp_path / "parts", run).run()] == []  # it is done
-
-
-def test_a_lost_checkpoint_is_made_up_for(texts, tmp_path):
-    """As after a kill: the log has rows that no checkpoint has seen."""
-    run = run_of(texts, save_every=4)
-    list(begun(tmp_path / "whole", run).run())
-    work = begun(tmp_path / "parts", run)
-    steps = work.run()
-    for _ in range(6):
-        next(steps)
-    work.save = lambda: None  # the end of the loop would save
-    del steps
-    assert len(curve(tmp_path / "parts")) == 6
-    list(begun(tmp_path / "parts", run).run())
-    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
 def test_batches_add_up(texts, tmp_path):
@@ -185,7 +93,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tex
     with torch.no_grad():
         work.model.embedding.weight.fill_(math.nan)
     message = (
-        r"the loss of step 5 is nan; the last checkpoint is kept: .*step-00000003; a lower `lr`"
+        r"the loss of step 5 is nan; the last checkpoint is kept: .*step-00000003; "
+        "in a new folder, a lower `lr`"
     )
     with pytest.raises(TrainingError, match=message):
         next(steps)
@@ -194,26 +103,113 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tex
     assert all(parameter.isfinite().all() for parameter in again.model.parameters())
 
 
-def test_other_settings_are_refused(texts, tmp_path):
-    begun(tmp_path, run_of(texts))
-    for changed, message in (
-        (
-            run_of(texts, lr=1e-3),
-            "train: `lr` must be 0.01, as in the run that .* holds, got 0.001",
-        ),
-        (Run(sources=(str(texts),), model=SMALL | {"dim": 32}, training=BRIEF), "`dim` must be 16"),
-        (Run(sources=("other",), model=SMALL, training=BRIEF), "`sources` must be"),
-    ):
-        with pytest.raises(ArgumentError, match=message):
-            begun(tmp_path, changed)
-    with pytest.raises(
-        ArgumentError, match="`n_batches` must be a multiple of the 2 processes, got 1"
-    ):
-        begun(tmp_path, run_of(texts), Processes(0, 2, torch.device("cpu")))
-    with pytest.raises(StoreError, match="the run has no checkpoint yet"):
-        model_of(tmp_path)
-    with pytest.raises(StoreError, match="there is no run in it"):
-        model_of(tmp_path / "nowhere")
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_gradient_that_is_no_number_changes_nothing(texts, tmp_path, sparse):
+    model = {**SMALL, "memory_kind": "sdm", "n_locations": 49, "sparse_gradients": sparse}
+    work = begun(tmp_path, Run(sources=[texts], model=model, training=BRIEF))
+    (memory,) = work._learned
+    memory.contents.register_hook(lambda gradient: gradient * math.inf)
+    before = [parameter.clone() for parameter in work.model.parameters()]
+    with pytest.raises(TrainingError, match=r"the gradient of step 1 is (nan|inf); there is no ch"):
+        next(work.run())
+    for one, other in zip(before, work.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_parameters_that_explode_are_not_saved(texts, tmp_path):
+    work = begun(tmp_path, run_of(texts, n_steps=1, n_warm_up=0, lr=1e30))
+    with pytest.raises(TrainingError, match=r"the validation after step 1 is (nan|inf)"):
+        list(work.run())
+    assert not checkpoint.saved(work.checkpoints)
+
+
+def test_a_parameter_that_is_no_number_is_not_saved(texts, tmp_path):
+    work = begun(tmp_path, run_of(texts))
+    with torch.no_grad():
+        work.model.embedding.weight[256, 0] = math.inf
+    with pytest.raises(TrainingError, match=r"embedding.weight after step 0 is not finite; there"):
+        work.save()
+    assert not checkpoint.saved(work.checkpoints)
+
+
+def test_the_callers_random_numbers_are_left_alone(texts, tmp_path):
+    work = begun(tmp_path, run_of(texts))
+    torch.manual_seed(5)
+    wanted = torch.rand(4)
+    torch.manual_seed(5)
+    next(steps := work.run())
+    assert torch.equal(torch.rand(4), wanted)
+    steps.close()
+
+
+def test_the_learning_rate_rises_and_falls_as_a_cosine_does():
+    config = TrainingConfig(n_steps=110, n_warm_up=10, last_lr=0.2)
+    rates = [config.rate(step) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == 1
+    assert rates[60] == pytest.approx(0.2 + 0.8 / 2)
+    assert rates[35] == pytest.approx(0.2 + 0.8 * (1 + 0.5**0.5) / 2)
+    assert rates[109] == pytest.approx(0.2, abs=1e-3)
+    assert TrainingConfig(n_steps=4, n_warm_up=0).rate(0) == 1
+
+
+def test_the_rate_and_the_clip_reach_the_update(texts, tmp_path):
+    """AdamW's first step is as long as the rate, whatever the gradient; Adagrad's too."""
+    for memory_lr, lr in ((0.5, 1e-4), (1e-4, 0.5)):
+        changes = {"lr": lr, "memory_lr": memory_lr, "n_warm_up": 4, "weight_decay": 0.0}
+        model = {**SMALL, "memory_kind": "sdm", "n_locations": 49, "dropout": 0.0}
+        training = TrainingConfig.of(BRIEF.as_dict() | changes)
+        work = begun(tmp_path / f"{lr}", Run(sources=[texts], model=model, training=training))
+        before = {name: one.detach().clone() for name, one in work.model.named_parameters()}
+        steps = work.run()
+        next(steps)
+        steps.close()
+        for name, one in work.model.named_parameters():
+            moved = float((one.detach() - before[name]).abs().max())
+            rate = memory_lr if name.endswith("contents") else lr
+            assert moved == pytest.approx(rate / 4, rel=0.01), name
+        (row,) = curve(tmp_path / f"{lr}")
+        assert float(row[CURVE.index("lr")]) == pytest.approx(lr / 4)
+
+
+def test_long_gradients_are_shortened(texts, tmp_path):
+    work = begun(tmp_path, run_of(texts, clip=1e-3))
+    work._descend([work.batches.pieces(0)], 64, False)
+    whole = work._update(0.0)
+    work._descend([work.batches.pieces(0)], 64, False)
+    found = [parameter.grad.clone() for parameter in work.model.parameters()]
+    assert float(torch.stack([g.square().sum() for g in found]).sum().sqrt()) == pytest.approx(
+        whole
+    )
+    clipped = []
+    step = work.optimisers["adamw"].step
+    work.optimisers["adamw"].step = lambda: (
+        clipped.extend(p.grad.clone() for p in work.model.parameters()), step(),
+    )  # fmt: skip
+    work._update(0.0)
+    assert whole > 1e-2
+    for one, other in zip(clipped, found, strict=True):
+        torch.testing.assert_close(one, other * 1e-3 / whole)
+
+
+def test_validation_reads_a_row_of_each_document_first(texts, tmp_path):
+    work = begun(tmp_path, run_of(texts, validation_tokens=10_000, context=64))
+    pieces = work._validation()
+    kept = work.corpus.validation
+    assert [piece.document for piece in pieces[: len(kept)]] == kept
+    assert {piece.start for piece in pieces[: len(kept)]} == {0}
+    for document in kept:
+        own = [piece for piece in pieces if piece.document == document]
+        assert [piece.start for piece in own] == [64 * i for i in range(len(own))]
+        assert sum(piece.n for piece in own) == work.corpus.n_ids(document) - 1
+    few = begun(tmp_path / "few", run_of(texts, validation_tokens=70, context=64))._validation()
+    assert [piece.n for piece in few] == [64, 6]
+    nats = sum(float(work._nats([piece])[1]) for piece in pieces)  # in training mode: dropout
+    work.model.eval()
+    quiet = sum(float(work._nats([piece])[1]) for piece in pieces)
+    n_bytes = sum(piece.n for piece in pieces)
+    assert work.validate() == pytest.approx(quiet / math.log(2) / n_bytes, rel=1e-5)
+    assert nats != quiet
 
 
 def test_matrices_decay_and_vectors_do_not(texts):
@@ -233,7 +229,7 @@ def test_the_beta_of_attention_has_a_rate_of_its_own(texts):
     assert len(rates) == len(list(model.parameters()))
     fast = [name for name, p in model.named_parameters() if rates[id(p)] == 0.5]
     assert len(fast) == SMALL["n_layers"]
-    assert all(name.endswith("attention.log_beta") for name in fast)
+    assert all(name.endswith(".log_beta") for name in fast)
 
 
 def test_crowding_is_part_of_what_is_to_become_less():
@@ -246,80 +242,3 @@ def test_crowding_is_part_of_what_is_to_become_less():
     torch.testing.assert_close(nats, again)
     assert plain == nats
     assert more > plain + 0.1
-
-
-def command(folder, texts):
-    return [
-        sys.executable, "-m", "pentti", "train", str(folder), "--text", str(texts),
-        "--dim", "16", "--layers", "2", "--heads", "2",
-        "--window", "8", "--context", "64", "--batch-tokens", "256", "--steps", "30",
-        "--set", "save_every=4", "--set", "validation_tokens=200", "--set", "n_batches=2",
-    ]  # fmt: skip
-
-
-TOGETHER = [
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-]  # fmt: skip
-QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-
-
-@pytest.fixture(scope="module")
-def alone(texts, tmp_path_factory):
-    """The folder of a run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("alone")
-    finished(command(folder, texts))
-    return folder
-
-
-def finished(command):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, check=True, capture_output=True, env=environment)
-
-
-def begun_process(command, folder, n_steps):
-    """The process, after some steps."""
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, **QUIET)
-    deadline = time.monotonic() + 120
-    while not (folder / "log.csv").exists() or len(curve(folder)) < n_steps:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    return process
-
-
-def assert_near(folder, other):
-    for one, two in zip(curve(folder), curve(other), strict=True):
-        numbers = [[float(cell or 0) for cell in row] for row in (one, two)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
-
-
-def test_a_killed_run_gives_the_same_curve(texts, alone, tmp_path):
-    process = begun_process(command(tmp_path, texts), tmp_path, 10)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(curve(tmp_path)) < 30
-    finished(command(tmp_path, texts))
-    assert curve(tmp_path) == curve(alone)
-
-
-def test_two_processes_make_the_steps_of_one(texts, alone, tmp_path):
-    finished(TOGETHER + command(tmp_path, texts)[2:])
-    assert_near(tmp_path, alone)
-
-
-@pytest.mark.parametrize("then", [[*TOGETHER, "--shard"], [sys.executable, "-m"]], ids=len)
-def test_shares_of_the_parameters_stop_together_and_go_on(texts, alone, tmp_path, then):
-    """FSDP2: each of two processes keeps a half; Ctrl-C stops both after the same step."""
-    given = command(tmp_path, texts)[2:]
-    process = begun_process([*TOGETHER, *given, "--shard"], tmp_path, 6)
-    process.send_signal(signal.SIGINT)
-    process.wait(timeout=60)
-    stopped = len(curve(tmp_path))
-    assert 6 <= stopped < 30
-    assert (tmp_path / "checkpoints" / f"step-{stopped:08}").is_dir()
-    shard = ["--shard"] if "--shard" in then else []
-    finished([*(part for part in then if part != "--shard"), *given, *shard])
-    assert_near(tmp_path, alone)
-    models = model_of(tmp_path), model_of(alone)
-    for one, two in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(one, two, rtol=0.02, atol=2e-3)

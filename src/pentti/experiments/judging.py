@@ -62,10 +62,8 @@ def deviation(measured: float, expected: float, error: float) -> float:
 
 
 class _Tested(Protocol):
-    """A trained model with its bits per byte: of all tests, and of each document."""
+    """A trained model with its bits per byte of each document of the tests."""
 
-    @property
-    def bits(self) -> float: ...
     @property
     def documents(self) -> Sequence[float]: ...
 
@@ -73,20 +71,25 @@ class _Tested(Protocol):
 def lead(one: Sequence[_Tested], other: Sequence[_Tested]) -> tuple[float, float]:
     """By how many bits per byte one model is ahead of another, and the standard error.
 
-    Over seeds, each of which gives both the same documents in the same order; where there are
-    fewer than three, over the documents of the tests.
+    The documents of the tests are a sample of all documents, and the seeds of all trainings. The
+    variance of the mean is that of both, added up: the part that is of neither counts twice, so
+    that the error is rather too large. A single seed has no variance to add.
 
     Args:
-        one: Trainings of one model, by seed.
+        one: Trainings of one model, by seed; each seed gave both the same documents in the same
+            order.
         other: Those of the other.
 
     Returns:
         The lead, and its error, above 0.
     """
-    if len(one) >= 3:
-        leads = [b.bits - a.bits for a, b in zip(one, other, strict=True)]
-    else:
-        pairs = zip(one[0].documents, other[0].documents, strict=True)
-        leads = [b - a for a, b in pairs]
-    error = float(np.std(leads, ddof=1)) / math.sqrt(len(leads))
-    return float(np.mean(leads)), max(error, _LEAST_ERROR)
+    leads = np.array(
+        [
+            [b - a for a, b in zip(own.documents, its.documents, strict=True)]
+            for own, its in zip(one, other, strict=True)
+        ]
+    )  # (seeds, documents)
+    variance = leads.mean(0).var(ddof=1) / leads.shape[1]
+    if len(leads) > 1:
+        variance += leads.mean(1).var(ddof=1) / len(leads)
+    return float(leads.mean()), max(math.sqrt(variance), _LEAST_ERROR)

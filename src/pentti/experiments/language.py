@@ -42,7 +42,7 @@ _QUICK = Plan(
 )  # fmt: skip
 _FULL = Plan(
     dim=256, n_layers=6, n_heads=4, window=128, block=64, n_locations=16_384, context=8192,
-    batch_tokens=8192, n_steps=192, rates=(5e-4, 1e-3, 2e-3), tune_steps=48, n_seeds=3,
+    batch_tokens=8192, n_steps=192, rates=(1e-3, 2e-3, 4e-3), tune_steps=48, n_seeds=3,
     validate_every=32, validation_tokens=65_536, n_documents=32, n_timings=5,
     precision="bfloat16",
 )  # fmt: skip
@@ -146,7 +146,7 @@ def _claims(outcomes: Outcomes, plan: Plan) -> list[Claim]:
     dearer = sequence.cost.seconds / dense.cost.seconds
     counts = [outcome.runs[0].n_dense for outcome in outcomes.values()]
     apart = max(counts) / min(counts) - 1
-    return [
+    claims = [
         Claim(
             "All models have as many dense parameters",
             "within 2 %",
@@ -169,13 +169,17 @@ def _claims(outcomes: Outcomes, plan: Plan) -> list[Claim]:
             f"{far:.3f} bits there, {near:.3f} in the first places",
             far > near,
         ),
-        Claim(
-            f"A token's training costs less than with dense attention, from contexts of {_LONG:,}",
-            f"a ratio below 1 (here the context is {plan.context:,})",
-            f"{dearer:.2f}",
-            dearer < 1 or plan.context < _LONG,
-        ),
     ]
+    if plan.context >= _LONG:
+        claims.append(
+            Claim(
+                "A token's training costs less than with dense attention",
+                f"a ratio below 1, from contexts of {_LONG:,}",
+                f"{dearer:.2f}",
+                dearer < 1,
+            )
+        )
+    return claims
 
 
 def _ahead(text: str, one: _Outcome, other: _Outcome) -> Claim:
@@ -255,13 +259,20 @@ def _curves(outcomes: Outcomes) -> Table:
 def _rates(outcomes: Outcomes) -> Table:
     return Table(
         "Learning rates: bits per byte after a short trial",
-        ("model", "learning rate", "bits per byte"),
+        ("model", "learning rate", "bits per byte", "chosen"),
         [
-            (name, lr, round(bits, 4))
+            (name, lr, round(bits, 4), _chosen(lr, outcome))
             for name, outcome in outcomes.items()
             for lr, bits in outcome.rates.items()
         ],
     )
+
+
+def _chosen(lr: float, outcome: _Outcome) -> str:
+    if lr != outcome.runs[0].lr:
+        return ""
+    at_edge = lr in (min(outcome.rates), max(outcome.rates))
+    return "yes, at the edge" if at_edge else "yes"
 
 
 def _styles(outcomes: Outcomes) -> dict[str, dict[str, Any]]:
@@ -331,9 +342,12 @@ EXPERIMENT = Experiment(
         "room for sixteen contexts, as `ablation` has it), or one of each. All see "
         "the same documents in the same order, each with the learning rate that does best in short "
         "trials (the quick run has one for all). Dense attention is trained once more for as many "
-        "steps as take it the time of the sequence memory. Tested are validation documents at "
-        "least as long as the context. Time is the tokens times the median time of steps that "
-        "took turns; peak memory is what a step takes beyond the weights and their averages."
+        "steps as take it the time of the sequence memory. Tested are documents longer than the "
+        "context that no training has seen, that decided no learning rate, and of which less than "
+        "a fifth stands in training documents word for word. Errors are of seeds and documents "
+        "together. Time is the tokens times the time that a token takes in batches of the "
+        "training, on which all models took turns; peak memory is what a step with one whole row "
+        "takes beyond the weights and their averages."
     ),
     prediction=(
         "Source repeats names and idioms from far back, which a window cannot see: the sequence "

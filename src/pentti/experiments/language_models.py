@@ -54,8 +54,8 @@ class Plan:
         n_seeds: Trainings of each model.
         validate_every: Steps from one point of a curve to the next.
         validation_tokens: Tokens of which it is measured.
-        n_documents: Documents of the test, each at least `context` long.
-        n_timings: Steps that are timed, of each model.
+        n_documents: Documents of the test, each longer than `context`.
+        n_timings: Batches on which each model is timed.
         precision: As in `TrainingConfig`.
     """
 

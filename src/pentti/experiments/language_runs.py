@@ -6,10 +6,10 @@ import contextlib
 import hashlib
 import json
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,21 +23,27 @@ from pentti.experiments.language_models import Plan, settings, training
 from pentti.files import replacing
 from pentti.nn import PenttiConfig, PenttiTransformer
 from pentti.training import (
+    Batch,
+    Batches,
     Corpus,
     Evaluation,
     Processes,
     Stretch,
     Trainer,
     build,
+    copied,
     documents,
     evaluate,
     log,
 )
-from pentti.training.learning import optimisers
+from pentti.training.learning import Learner, optimisers
 
 __all__ = ["Cost", "Library", "Trained", "measured", "opened", "place", "rate_of", "trained"]
 
 _SHARE_TRAINING = 0.9  # of the work of one model
+_COPIED = 0.2  # a document that shares as much with training documents is a near copy
+_REPEATS = 2  # of each timing; the faster one counts
+_SEEDS = 1000  # seeds of the drawn parts of a model, which each layer counts on from
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,9 @@ class Library:
     """What all models of an experiment share.
 
     Attributes:
-        corpus: The standard library's source, byte by byte.
-        tests: Validation documents at least as long as the context, which test the models; none
+        corpus: The standard library's source, byte by byte; for validation it has what the tests
+            leave.
+        tests: Documents longer than the context, which test the models and decide nothing; none
             where the end of the curve is enough.
         folder: Where what was found is kept.
         device: Where models are trained.
@@ -91,12 +98,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training step takes.
+    """What training takes.
 
     Attributes:
-        seconds: For a token: the median of steps that took turns with the other models'.
-        peak: Bytes above the parameters, gradients and averages, at the peak of a step; None where
-            the system does not say.
+        seconds: For a token of the training's own batches, on which all models took turns.
+        peak: Bytes that a step with one row of the whole context takes at its peak, beyond what is
+            there between two steps; None where the system does not say.
     """
 
     seconds: float
@@ -124,6 +131,9 @@ def place(order: Order) -> Iterator[Path]:
 def opened(plan: Plan, folder: Path, device: str) -> Generator[float, None, Library]:
     """The documents, read once and kept.
 
+    Those that are not trained on, and are no near copy of one that is, are shared out: the first
+    long ones in the order that their names draw are tests, all others validate.
+
     Args:
         plan: Sizes.
         folder: Where to keep them.
@@ -135,9 +145,14 @@ def opened(plan: Plan, folder: Path, device: str) -> Generator[float, None, Libr
     if (folder / "corpus" / "corpus.json").exists():
         corpus = Corpus(folder / "corpus")
     else:
-        corpus = yield from build([documents.standard_library()], folder / "corpus")
-    long = [d for d in corpus.validation if corpus.n_ids(d) > plan.context]
-    return Library(corpus, long[: plan.n_documents], folder, torch.device(device))
+        build_it = build([documents.standard_library()], folder / "corpus")
+        corpus = yield from portion(build_it, 0.0, 0.3)
+    compare = copied(corpus, corpus.validation)
+    shares = yield from portion(compare, 0.3, 0.7)
+    new = [d for d, share in zip(corpus.validation, shares, strict=True) if share < _COPIED]
+    tests = [d for d in new if corpus.n_ids(d) > plan.context][: plan.n_documents]
+    corpus.validation = [d for d in new if d not in tests]
+    return Library(corpus, tests, folder, torch.device(device))
 
 
 def trained(
@@ -166,31 +181,34 @@ def trained(
         A generator of the share that is done, which returns what was found. Stopped at any point,
         it goes on from the last checkpoint.
     """
-    config = training(plan, lr, n_steps, seed)
-    model_settings = settings(own, plan)
+    config, corpus = training(plan, lr, n_steps, seed), library.corpus
+    model_settings = {**settings(own, plan), "seed": _SEEDS * seed}
     wanted = {
-        "model": model_settings, "training": config.as_dict(), "tests": list(library.tests),
-        "corpus": [len(library.corpus), sum(library.corpus.n_bytes)],
+        "model": model_settings, "training": config.as_dict(),
+        "documents": [[corpus.names[d], corpus.n_bytes[d]] for d in corpus.train],
+        "validation": [corpus.names[d] for d in corpus.validation],
     }  # fmt: skip
     text = json.dumps(wanted, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     folder = library.folder / f"{name.replace(' ', '')}-{seed}-{digest}"
-    result = folder / "result.json"
+    result, tests = folder / "result.json", [corpus.names[d] for d in library.tests]
     if result.exists():
-        return _read(result)
+        kept = json.loads(result.read_text(encoding="utf-8"))
+        if kept["tests"] == tests:
+            return _read(kept["found"])
     torch.manual_seed(seed)
     model = PenttiTransformer.of(PenttiConfig.from_dict(model_settings))
     if change is not None:
         change(model)
-    work = Trainer(model, library.corpus, config, folder, Processes(0, 1, library.device))
+    work = Trainer(model, corpus, config, folder, Processes(0, 1, library.device))
     with contextlib.closing(work.run()) as steps:
         for now in steps:
             yield _SHARE_TRAINING * now.step / n_steps
     rows = log.read(folder / "log.csv")
     told = Evaluation(_curve(rows)[-1][1], [], [])
-    if library.tests:
+    if tests:
         most = plan.context
-        test = evaluate(model, library.corpus, library.tests, most_tokens=most, part=most)
+        test = evaluate(model, corpus, library.tests, most_tokens=most, part=most)
         told = yield from portion(test, _SHARE_TRAINING, 1 - _SHARE_TRAINING)
     n = model.n_parameters()
     found = Trained(
@@ -198,8 +216,10 @@ def trained(
         told.stretches, float(rows[-1]["meter"]), pentti.__version__,
     )  # fmt: skip
     with replacing(result) as draft:
-        draft.write_text(json.dumps({**wanted, "found": asdict(found)}), encoding="utf-8")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        plain = {"model": model_settings, "training": config.as_dict(), "tests": tests}
+        draft.write_text(json.dumps({**plain, "found": asdict(found)}), encoding="utf-8")
+    if not tests:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a trial's
     return found
 
 
@@ -231,12 +251,12 @@ def rate_of(
 def measured(
     models: Mapping[str, dict[str, Any]], plan: Plan, library: Library
 ) -> Generator[float, None, dict[str, Cost]]:
-    """What a training step of one whole row takes, of models that take turns.
+    """What training takes, of models that take turns.
 
     Args:
         models: Settings by name.
         plan: Sizes.
-        library: Where to keep what is found, and the device.
+        library: Documents, the device, and where to keep what is found.
 
     Returns:
         A generator of the share that is done, which returns the costs by name.
@@ -247,15 +267,15 @@ def measured(
         if list(found) == list(models):
             return {name: Cost(**cost) for name, cost in found.items()}
     steps = {name: _Step(settings(own, plan), plan, library.device) for name, own in models.items()}
-    peak = {name: step.peak() for name, step in steps.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(plan.n_timings):
+    drawn = Batches(library.corpus, plan.context, plan.batch_tokens, 0)
+    batches = [Batch.of(library.corpus, drawn.pieces(i)) for i in range(plan.n_timings)]
+    times = dict.fromkeys(models, 0.0)
+    for turn, batch in enumerate(batches):
         for number, (name, step) in enumerate(steps.items()):
-            times[name].append(step.seconds())
+            times[name] += min(step.seconds(batch) for _ in range(_REPEATS))
             yield (turn + (number + 1) / len(steps)) / plan.n_timings
-    costs = {
-        name: Cost(statistics.median(times[name]) / plan.context, peak[name]) for name in models
-    }
+    n_tokens = sum(batch.n_targets for batch in batches)
+    costs = {name: Cost(times[name] / n_tokens, step.peak()) for name, step in steps.items()}
     with replacing(kept) as draft:
         plain = {name: asdict(cost) for name, cost in costs.items()}
         draft.write_text(json.dumps(plain), encoding="utf-8")
@@ -263,35 +283,37 @@ def measured(
 
 
 class _Step:
-    """A training step of a model on random tokens."""
+    """Training steps of a model, as `Trainer` makes them."""
 
     def __init__(self, given: dict[str, Any], plan: Plan, device: torch.device) -> None:
         self.device, self.half = device, plan.precision == "bfloat16"
-        self.model = PenttiTransformer.of(PenttiConfig.from_dict(given)).to(device)
-        self.optimisers = optimisers(self.model, training(plan, 1e-4, 1, 0))
+        model = PenttiTransformer.of(PenttiConfig.from_dict(given)).to(device)
+        self.learner = Learner(model)
+        self.optimisers = optimisers(model, training(plan, 1e-4, 1, 0))
         drawn = torch.Generator().manual_seed(1)
         ids = torch.randint(256, (1, plan.context + 1), generator=drawn)
-        self.ids = ids.to(device)
-        self.run()  # the averages are there, and what is compiled
+        self.row = Batch(ids[:, :-1], ids[:, 1:], torch.ones_like(ids[:, 1:], dtype=torch.bool))
+        self.run(self.row)  # the averages are there, and what is compiled
 
-    def run(self) -> None:
+    def run(self, batch: Batch) -> None:
+        ids, targets, mask = (x.to(self.device) for x in batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            loss = self.model.loss(self.ids)
-        loss.backward()
+            loss, _, _ = self.learner(ids, targets, None if batch.mask.all() else mask)
+        (loss / batch.n_targets).backward()
         for optimiser in self.optimisers.values():
             optimiser.step()
             optimiser.zero_grad()
 
-    def seconds(self) -> float:
+    def seconds(self, batch: Batch) -> float:
         self._wait()
         start = time.perf_counter()
-        self.run()
+        self.run(batch)
         self._wait()
         return time.perf_counter() - start
 
     def peak(self) -> int | None:
         try:
-            return peaks.extra_bytes(self.run, self.device.type)
+            return peaks.extra_bytes(partial(self.run, self.row), self.device.type)
         except OSError:
             return None
 
@@ -306,8 +328,7 @@ def _curve(rows: Sequence[Mapping[str, str]]) -> list[tuple[int, float]]:
     return [(int(row["tokens"]), float(row[told])) for row in rows if row[told]]
 
 
-def _read(path: Path) -> Trained:
-    found = json.loads(path.read_text(encoding="utf-8"))["found"]
+def _read(found: Mapping[str, Any]) -> Trained:
     curve = [(tokens, bits) for tokens, bits in found["curve"]]
     stretches = [Stretch(*each) for each in found["stretches"]]
     return Trained(**{**found, "curve": curve, "stretches": stretches})

@@ -3,6 +3,7 @@
 from pentti.training import documents
 from pentti.training.batches import Batch, Batches, Piece
 from pentti.training.config import TrainingConfig
+from pentti.training.copies import copied
 from pentti.training.corpus import Corpus, build
 from pentti.training.encoding import Encoding
 from pentti.training.evaluation import Evaluation, Stretch, evaluate
@@ -24,6 +25,7 @@ __all__ = [
     "Trainer",
     "TrainingConfig",
     "build",
+    "copied",
     "corpus_of",
     "documents",
     "evaluate",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pentti import checks
 from pentti.nn.loss import IGNORED
 from pentti.training.corpus import Corpus
 
@@ -54,7 +55,12 @@ class Batch(NamedTuple):
 
         Returns:
             The batch, on the CPU.
+
+        Raises:
+            ArgumentError: if there is no piece, or one is of no document of the corpus.
         """
+        if not pieces:
+            checks.reject("Batch", "pieces", "hold one at least", pieces)
         shape = len(pieces), max(piece.n for piece in pieces)
         ids = torch.full(shape, corpus.encoding.border)
         targets = torch.full(shape, IGNORED)
@@ -83,7 +89,10 @@ class Batches:
         corpus: Where the documents are.
         context: Ids that go in at once, L.
         n_tokens: Of a batch, its padding included; one row at least.
-        seed: Of the order and of the cuts.
+        seed: Of the order and of the cuts, from 0.
+
+    Raises:
+        ArgumentError: if a number is out of range.
 
     Examples:
         The 7th step takes the same pieces, however often it is asked for, and whatever was before::
@@ -92,7 +101,10 @@ class Batches:
     """
 
     def __init__(self, corpus: Corpus, context: int, n_tokens: int, seed: int) -> None:
-        self.corpus, self.context, self.n_tokens, self.seed = corpus, context, n_tokens, seed
+        self.corpus = corpus
+        self.context = checks.count("Batches", "context", context)
+        self.n_tokens = checks.count("Batches", "n_tokens", n_tokens)
+        self.seed = checks.integer("Batches", "seed", seed, 0)
         self._rewind()
 
     def _rewind(self) -> None:
@@ -108,7 +120,11 @@ class Batches:
 
         Returns:
             At least one piece.
+
+        Raises:
+            ArgumentError: if the step is negative.
         """
+        step = checks.integer("Batches", "step", step, 0)
         if step < self._first:
             self._rewind()
         while step >= self._first + len(self._of_epoch.batches):

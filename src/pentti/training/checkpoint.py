@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pentti.errors import StoreError
+from pentti.files import sync
 from pentti.nn import PenttiConfig, pretrained
 from pentti.persistence import load_tensors, save_tensors
 
@@ -90,10 +92,12 @@ def write(
         tensors, settings = _flat(optimisers)
         save_tensors(draft / _STATE, _KIND, {**facts, "step": step, "settings": settings}, tensors)
         if final.exists():  # written before the run went back to an older one
-            shutil.rmtree(final)
+            _remove(final)
         draft.rename(final)
+        with suppress(OSError):  # not all systems can sync a folder
+            sync(target)
         for path in list(saved(target).values())[:-n_kept]:
-            shutil.rmtree(path)
+            _remove(path)
     except OSError as error:
         raise StoreError(
             f"cannot write {final}: {error.strerror or error}; older checkpoints are unchanged"
@@ -117,8 +121,19 @@ def read_training(
     Raises:
         StoreError: if it is missing or damaged.
     """
-    facts, tensors = load_tensors(Path(checkpoint) / _STATE, _KIND)
-    return facts, _nested(tensors, facts.pop("settings"))
+    source = Path(checkpoint) / _STATE
+    facts, tensors = load_tensors(source, _KIND)
+    try:
+        return facts, _nested(tensors, facts.pop("settings"))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"cannot read {source}: it is damaged, or of another pentti") from error
+
+
+def _remove(checkpoint: Path) -> None:
+    """Take a checkpoint away, so that half of it never looks like a whole one."""
+    gone = checkpoint.with_name(f"{_DRAFT}{checkpoint.name}")
+    checkpoint.rename(gone)
+    shutil.rmtree(gone)
 
 
 def _flat(optimisers: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:

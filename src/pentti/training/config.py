@@ -78,7 +78,7 @@ class TrainingConfig:
         object.__setattr__(self, "n_warm_up", checks.integer(where, "n_warm_up", self.n_warm_up, 0))
         object.__setattr__(self, "seed", checks.integer(where, "seed", self.seed, 0, 2**31 - 1))
         checks.one_of(where, "precision", self.precision, PRECISIONS)
-        checks.flag(where, "compiled", self.compiled)
+        object.__setattr__(self, "compiled", checks.flag(where, "compiled", self.compiled))
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> TrainingConfig:

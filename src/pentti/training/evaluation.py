@@ -62,7 +62,7 @@ def evaluate(
     Args:
         model: A causal one, with the corpus' vocabulary.
         corpus: Where the documents are.
-        documents: Which ones.
+        documents: Which ones, at least one.
         most_tokens: Of each document; None for all.
         part: Tokens that go through at once.
 
@@ -70,40 +70,45 @@ def evaluate(
         A generator of the share that is done, which returns the evaluation.
 
     Raises:
-        ArgumentError: if there is no document, or the model has another vocabulary.
+        ArgumentError: if there is no document, one is none of the corpus', the model is not causal
+            or has another vocabulary, or a number is below 1.
     """
+    documents = checks.items("evaluate", "documents", documents, "documents")
     if not documents:
-        checks.reject("evaluate", "documents", "hold one at least", [])
+        checks.reject("evaluate", "documents", "hold one at least", documents)
+    for document in documents:
+        checks.integer("evaluate", "documents", document, 0, len(corpus) - 1)
+    part = checks.count("evaluate", "part", part)
     if model.vocab_size != corpus.encoding.vocab_size:
         expected = f"have a vocabulary of {corpus.encoding.vocab_size}"
         checks.reject("evaluate", "model", expected, model.vocab_size)
-    lengths = [min(corpus.n_ids(d) - 1, most_tokens or corpus.n_ids(d)) for d in documents]
-    n_stretches = max(0, math.ceil(math.log2(max(lengths) / _FIRST))) + 1
-    bits, tokens = (torch.zeros(n_stretches, dtype=torch.float64) for _ in range(2))
-    n_bytes, done = torch.zeros(n_stretches, dtype=torch.float64), 0
+    lengths = [corpus.n_ids(document) - 1 for document in documents]
+    if most_tokens is not None:
+        most_tokens = checks.count("evaluate", "most_tokens", most_tokens)
+        lengths = [min(length, most_tokens) for length in lengths]
+    ends = [_FIRST]
+    while ends[-1] < max(lengths):
+        ends.append(2 * ends[-1])
+    totals, done = torch.zeros(len(ends), 3, dtype=torch.float64), 0  # bits, tokens, bytes
     by_document = []
     for document, length in zip(documents, lengths, strict=True):
-        cache, cost = model.new_cache(1), 0.0
+        cache, cost, n_bytes = model.new_cache(1), 0.0, corpus.bytes_per_id(document)
         for low in range(0, length, part):
             n = min(part, length - low)
             ids = corpus.ids(document, low, low + n + 1).to(model.embedding.weight.device)
-            told = _bits(model, ids, cache)
-            at = _stretch_of(torch.arange(low, low + n))
-            bits.index_add_(0, at, told)
-            tokens.index_add_(0, at, torch.ones_like(told))
-            n_bytes.index_add_(0, at, torch.full_like(told, corpus.bytes_per_id(document)))
-            done, cost = done + n, cost + float(told.sum())
+            bits = _bits(model, ids, cache)
+            at = torch.bucketize(torch.arange(low, low + n), torch.tensor(ends), right=True)
+            ones = torch.ones_like(bits)
+            totals.index_add_(0, at, torch.stack([bits, ones, n_bytes * ones], dim=1))
+            done, cost = done + n, cost + float(bits.sum())
             yield done / sum(lengths)
-        by_document.append(cost / length / corpus.bytes_per_id(document))
-    ends = [_FIRST * 2**i for i in range(n_stretches)]
+        by_document.append(cost / (length * n_bytes))
+    rows = zip([0, *ends[:-1]], ends, totals.tolist(), strict=True)
     stretches = [
-        Stretch(
-            0 if not i else ends[i - 1], ends[i] - 1, int(tokens[i]), float(bits[i] / n_bytes[i])
-        )
-        for i in range(n_stretches)
-        if tokens[i]
+        Stretch(first, end - 1, int(n), cost / size) for first, end, (cost, n, size) in rows
     ]
-    return Evaluation(float(bits.sum() / n_bytes.sum()), by_document, stretches)
+    cost, _, size = totals.sum(0).tolist()
+    return Evaluation(cost / size, by_document, stretches)
 
 
 @torch.no_grad()
@@ -112,9 +117,3 @@ def _bits(model: PenttiTransformer, ids: torch.Tensor, cache: object) -> torch.T
         logits = model(ids[None, :-1], cache=cache).logits[0].float()
     nats = functional.cross_entropy(logits, ids[1:], reduction="none")
     return nats.double().cpu() / math.log(2)
-
-
-def _stretch_of(places: torch.Tensor) -> torch.Tensor:
-    """The number of the stretch of each place."""
-    doublings = torch.log2((places + 1).double() / _FIRST).ceil()
-    return doublings.clamp_min(0).long()

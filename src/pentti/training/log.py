@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pentti.errors import ArgumentError, StoreError
-from pentti.files import replacing
+from pentti.errors import ArgumentError, SettingWarning, StoreError
+from pentti.files import replacing, sync
 
 __all__ = ["COLUMNS", "Log"]
 
@@ -46,6 +47,9 @@ class Log:
         except OSError as error:
             raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
         kept = [row for row in read(self.path) if int(row["step"]) <= step]
+        if len(kept) < step:
+            said = f"{self.path} has {len(kept)} of the {step} rows so far; the others are lost"
+            warnings.warn(said, SettingWarning, stacklevel=2)
         with replacing(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as out:
             writer = csv.DictWriter(out, COLUMNS)
             writer.writeheader()
@@ -70,6 +74,17 @@ class Log:
                 if name != "step" and value is not None:
                     self._board.add_scalar(name, value, row["step"])
 
+    def sync(self) -> None:
+        """Wait until all rows are on the disk.
+
+        Raises:
+            StoreError: if they cannot be written.
+        """
+        try:
+            sync(self.path)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.path}: {error.strerror or error}") from error
+
     def close(self) -> None:
         """Write what TensorBoard holds back."""
         if self._board is not None:
@@ -83,7 +98,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
         path: The file; none is as good as an empty one.
 
     Returns:
-        Cells by column; a last row that a crash has cut short is left out.
+        Cells by column, up to the first row that a crash has cut short.
 
     Raises:
         StoreError: if it cannot be read, or is no such file.
@@ -92,16 +107,23 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     if not source.exists():
         return []
     try:
-        with source.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        lines = source.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise StoreError(f"cannot read {source}: {error.strerror or error}") from error
-    if rows and tuple(rows[0]) != COLUMNS:
+    if lines and lines[0].strip() != ",".join(COLUMNS).encode():
         raise StoreError(f"cannot read {source}: it is no log of this pentti")
-    return [row for row in rows if None not in row.values() and row["step"].isdigit()]
+    rows = []
+    for line in lines[1:]:
+        cells = line.decode("ascii", "replace").strip().split(",")
+        if len(cells) != len(COLUMNS) or not cells[0].isdigit():
+            break
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    return rows
 
 
 def _board(folder: Path, step: int) -> Any:
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"cannot write {folder}: it is no folder")
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from pentti import checks
+from pentti.nn import SDMLayer
 from pentti.training.learning import Learner
 
 __all__ = ["Processes", "joined", "like", "whole"]
@@ -45,6 +46,17 @@ class Processes:
         if self.n > 1:
             distributed.barrier()
 
+    def any(self, here: bool) -> bool:
+        """Whether something is so in one process at least; all must ask.
+
+        Args:
+            here: Whether it is so in this one.
+
+        Returns:
+            The same in all.
+        """
+        return bool(self.added(torch.tensor([int(here)], device=self.device)).item())
+
     def sharing(self, learner: Learner, sharded: bool) -> nn.Module:
         """A learner whose gradients are the mean over all processes.
 
@@ -59,11 +71,44 @@ class Processes:
         if self.n == 1:
             return learner
         if not sharded:
-            return DistributedDataParallel(learner, broadcast_buffers=False)
+            ddp: Any = DistributedDataParallel
+            ignore = ddp._set_params_and_buffers_to_ignore_for_model  # noqa: SLF001
+            ignore(learner, _apart(learner))
+            return DistributedDataParallel(learner)
         for block in learner.model.blocks:
             fully_shard(block)
         fully_shard(learner)
         return learner
+
+    def share_sparse(self, model: nn.Module) -> None:
+        """Make sparse gradients the mean over all processes, as the others become by themselves.
+
+        Args:
+            model: After a backward pass.
+        """
+        if self.n == 1:
+            return
+        for parameter in model.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = self._mean(parameter.grad.coalesce())
+
+    def _mean(self, gradient: Tensor) -> Tensor:
+        rows, values = gradient.indices()[0], gradient.values() / self.n
+        counts = self._gathered(torch.tensor([len(rows)], device=rows.device))
+        most = max(int(count) for count in counts)
+        all_rows, all_values = (
+            torch.cat([some[: int(n)] for some, n in zip(self._gathered(x), counts, strict=True)])
+            for x in (_padded(rows, most), _padded(values, most))
+        )
+        mean = torch.sparse_coo_tensor(
+            all_rows[None], all_values, gradient.shape, check_invariants=False
+        )
+        return mean.coalesce()
+
+    def _gathered(self, x: Tensor) -> list[Tensor]:
+        found = [torch.empty_like(x) for _ in range(self.n)]
+        distributed.all_gather(found, x)
+        return found
 
     @contextmanager
     def apart(self, module: nn.Module, wanted: bool) -> Iterator[None]:
@@ -149,6 +194,9 @@ def like(state: dict[str, Any], optimiser: Optimizer) -> dict[str, Any]:
 
     Returns:
         The state; its own if no parameter is cut.
+
+    Raises:
+        ValueError: if a tensor does not have its parameter's shape.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     cut = {
@@ -159,13 +207,26 @@ def like(state: dict[str, Any], optimiser: Optimizer) -> dict[str, Any]:
 
 
 def _cut(x: Any, parameter: Tensor) -> Any:
-    if (
-        not isinstance(parameter, DTensor)
-        or not isinstance(x, Tensor)
-        or x.shape != parameter.shape
-    ):
+    if not isinstance(x, Tensor):
+        return x
+    if x.shape != parameter.shape[: x.ndim]:
+        raise ValueError(f"{tuple(x.shape)} in place of {tuple(parameter.shape)}")
+    if not isinstance(parameter, DTensor) or x.shape != parameter.shape:
         return x
     return distribute_tensor(x.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def _apart(learner: Learner) -> list[str]:
+    """Names of what DDP is to leave alone: counts, and what has sparse gradients."""
+    names = [name for name, _ in learner.named_buffers()]
+    if learner.model.config.sparse_gradients:  # `share_sparse` has them
+        tables = {one.contents for one in learner.modules() if isinstance(one, SDMLayer)}
+        names += [name for name, one in learner.named_parameters() if one in tables]
+    return names
+
+
+def _padded(x: Tensor, n: int) -> Tensor:
+    return torch.cat([x, x.new_zeros(n - len(x), *x.shape[1:])])
 
 
 def _device(given: torch.device | str, local_rank: int) -> torch.device:
@@ -174,6 +235,10 @@ def _device(given: torch.device | str, local_rank: int) -> torch.device:
     except RuntimeError:
         checks.reject("train", "device", "be one that torch knows, such as cpu or cuda", given)
     if device.type != "cuda":
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, NotImplementedError, AssertionError):
+            checks.reject("train", "device", "be one that this machine has", str(device))
         return device
     n_devices = torch.cuda.device_count()
     if not n_devices:
