@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from pentti.errors import ArgumentError, StoreError
 from pentti.nn.config import MEMORY_KINDS
 from pentti.nn.memory_state import MemoryState
 from pentti.nn.pretrained import check_state
+from pentti.nn.retrofit_calls import Call, past_of, written_states
 from pentti.nn.sdm import SDMLayer
 from pentti.nn.sequence import SequenceMemory
 from pentti.nn.sequence_config import SequenceConfig
@@ -26,11 +29,13 @@ __all__ = ["AddedMemory", "GatedMemory", "add_memory", "load_memory"]
 
 _KIND = "added memory"
 _NAME = "pentti_memory"
-_STATES = "_pentti_states"
+_LARGEST_SEED = 2**63 - 1
 
 
 class GatedMemory(nn.Module):
     """What a memory adds to the output of a layer: nothing at first, then what its gate lets in.
+
+    It stays in float32 at least, whatever the model that it is in is made to.
 
     Args:
         dim: Width of a token, D.
@@ -78,9 +83,24 @@ class GatedMemory(nn.Module):
             more: Tensor = self.gate.tanh() * found
             return more.to(x_BLD.dtype)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GatedMemory:
+        """What `to`, `half` and the like go by."""
+
+        def applied(x: Tensor) -> Tensor:
+            changed = fn(x)
+            if not changed.is_floating_point() or changed.dtype == x.dtype:
+                return changed
+            return x.to(changed.device, torch.promote_types(changed.dtype, torch.float32))
+
+        super()._apply(applied, recurse)  # type: ignore[no-untyped-call]
+        return self
+
 
 class AddedMemory(nn.Module):
     """The memories that `add_memory` has given a model: what is trained, and what is saved.
+
+    The model trains and moves them as its own, but its `state_dict`, and what is saved of it, are
+    those of the bare model.
 
     Args:
         memories: By layer.
@@ -96,9 +116,10 @@ class AddedMemory(nn.Module):
         self.layers = tuple(memories)
         self.settings = dict(settings)
         self.memories = nn.ModuleDict({str(layer): one for layer, one in memories.items()})
+        self._mark = uuid4().hex  # a cache may have been written by memories that were removed
         self._hooks: list[Any] = []
         self._owners: list[nn.Module] = []
-        self._mask: Tensor | None = None
+        self._call = Call()
 
     @property
     def meters(self) -> dict[int, Tensor | None]:
@@ -132,51 +153,49 @@ class AddedMemory(nn.Module):
             stack: The module that calls the layers.
             layers: All of its layers.
         """
+        names = tuple(inspect.signature(stack.forward).parameters)
+        note = partial(self._note_call, names)
+        self._hooks = [stack.register_forward_pre_hook(note, with_kwargs=True)]
         self._owners = [layers[layer] for layer in self.layers]
-        self._hooks = [stack.register_forward_pre_hook(self._note_mask, with_kwargs=True)]
-        for layer in self.layers:
-            memory = self.memories[str(layer)]
-            setattr(layers[layer], _NAME, memory)
-            hook = partial(self._add, layer)
-            self._hooks.append(layers[layer].register_forward_hook(hook, with_kwargs=True))
+        for name, owner in zip(self.memories, self._owners, strict=True):
+            setattr(owner, _NAME, self.memories[name])
+            self._hooks += [
+                owner.register_forward_hook(partial(self._add, name), with_kwargs=True),
+                owner.register_state_dict_post_hook(_leave_out),
+                owner.register_load_state_dict_post_hook(_do_not_miss),
+            ]
 
-    def _note_mask(self, _: nn.Module, __: Any, given: dict[str, Any]) -> None:
-        mask = given.get("attention_mask")
-        is_plain = isinstance(mask, Tensor) and mask.ndim == 2
-        self._mask = mask.bool() if is_plain else None  # type: ignore[union-attr]
+    def _note_call(self, names: Sequence[str], _: nn.Module, given: Any, named: Any) -> None:
+        self._call = Call.of(names, given, named)
 
-    def _add(self, layer: int, _: nn.Module, given: Any, named: dict[str, Any], output: Any) -> Any:
+    def _add(self, name: str, _: nn.Module, given: Any, named: dict[str, Any], output: Any) -> Any:
         x = given[0] if given else named["hidden_states"]
-        memory, mask = self.memories[str(layer)], self._mask
-        mask = None if mask is None else mask[:, -x.shape[1] :].to(x.device)
-        if mask is not None and mask.shape != x.shape[:2]:
-            mask = None
-        handed = (*given, *named.values())  # some hand their cache on by name, some by place
-        past = next((one for one in handed if hasattr(one, "get_seq_length")), None)
-        state = self._state(layer, past, x)
-        more = memory(x, token_mask=mask, cache=state)
-        if isinstance(output, tuple):
-            return (output[0] + more, *output[1:])
+        state = self._state(name, past_of((*given, *named.values())), len(x))
+        memory, mask = self.memories[name], self._call.tokens(x)
+        more = memory(x, token_mask=mask) if state is None else _go_on(memory, x, mask, state)
+        if isinstance(output, tuple | list):
+            return type(output)((output[0] + more, *output[1:]))
         return output + more
 
-    def _state(self, layer: int, past: Any, x: Tensor) -> MemoryState | None:
+    def _state(self, name: str, past: Any, batch: int) -> MemoryState | None:
         """What the tokens before have written; None where there are none to go on from."""
-        memory = self.memories[str(layer)].memory
+        memory = self.memories[name].memory
         if past is None or not isinstance(memory, SequenceMemory):
             return None
-        states = _states(past)
+        where, argument = "add_memory", "past_key_values"
+        is_begun = bool(self._call.n_before > 0)
         if torch.is_grad_enabled():  # as in training, where a cache is made and not gone on with
-            if past.get_seq_length(layer) > x.shape[1]:
+            if is_begun:
                 got = checks.Words("a call that records gradients")
-                where = "add_memory"
-                checks.reject(where, "past_key_values", "be gone on with under no_grad()", got)
+                checks.reject(where, argument, "be gone on with under no_grad()", got)
             return None
-        if layer not in states:
-            if past.get_seq_length(layer) > x.shape[1]:
+        states, key = written_states(past), (self._mark, name)
+        if key not in states:
+            if is_begun:
                 got = checks.Words("one that was begun without the memory, or with gradients")
-                checks.reject("add_memory", "past_key_values", "hold all that was told", got)
-            states[layer] = memory.new_cache(len(x))
-        return states[layer]
+                checks.reject(where, argument, "hold all that was told", got)
+            states[key] = memory.new_cache(batch)
+        return states[key]
 
 
 def add_memory(
@@ -187,8 +206,8 @@ def add_memory(
     n_heads: int | None = None,
     freeze: bool = True,
     sequence: Any = None,
-    n_locations: int = 99_856,
-    top_k: int = 32,
+    n_locations: int | None = None,
+    top_k: int | None = None,
     seed: int = 0,
 ) -> AddedMemory:
     """Give layers of a pretrained Hugging Face decoder a memory each, behind a gate.
@@ -204,18 +223,19 @@ def add_memory(
         layers: Which ones, counted from 0.
         kind: "sequence" for memories that the text writes, "sdm" for learned ones.
         n_heads: Heads of a memory; as many as the attention has unless given (4 if learned).
+            Not beside `sequence` settings that have it.
         freeze: Whether the model's own parameters stop learning.
         sequence: Settings of sequence memories, a `SequenceConfig` or a dictionary.
-        n_locations: Hard locations of a learned memory, a square.
-        top_k: Hard locations that a head of a learned memory activates.
+        n_locations: Hard locations of a learned memory, a square; 99,856 unless given.
+        top_k: Hard locations that a head of a learned memory activates; 32 unless given.
         seed: Of the first addresses.
 
     Returns:
         The memories. `save` and `load_memory` keep them apart from the model.
 
     Raises:
-        ArgumentError: if the model is no such decoder, has memories already, or a layer or a
-            setting is out of range.
+        ArgumentError: if the model is no such decoder, has memories already, a layer or a setting
+            is out of range, or a setting is one of the other kind of memory.
 
     Examples:
         ::
@@ -227,17 +247,27 @@ def add_memory(
     **Source:** Kanerva, *Sparse Distributed Memory* (1988), for the memory.
     """
     where = "add_memory"
+    checks.one_of(where, "kind", kind, MEMORY_KINDS)
+    freeze = checks.flag(where, "freeze", freeze)
     stack, blocks, width = _found(where, model)
     chosen = _checked_layers(where, layers, blocks)
-    checks.one_of(where, "kind", kind, MEMORY_KINDS)
-    if n_heads is None:
-        n_heads = 4 if kind == "sdm" else _config(model).num_attention_heads
-    settings: dict[str, Any] = {"kind": kind, "dim": width, "n_heads": n_heads, "seed": seed}
+    seed = checks.integer(where, "seed", seed, 0, _LARGEST_SEED - len(blocks))
+    settings: dict[str, Any] = {"kind": kind, "dim": width, "seed": seed}
+    sizes = {"n_locations": n_locations, "top_k": top_k}
     if kind == "sequence":
-        settings["sequence"] = asdict(SequenceConfig.of({} if sequence is None else sequence))
+        _leave(where, sizes, kind)
+        own = SequenceConfig.of({} if sequence is None else sequence)
+        if own.n_heads is not None and n_heads is not None:
+            checks.reject(where, "n_heads", "be left out where `sequence` has it", n_heads)
+        settings["n_heads"] = own.n_heads or _n_heads(where, model, n_heads)
+        settings["sequence"] = asdict(own)
     else:
-        settings |= {"n_locations": n_locations, "top_k": top_k}
-    return _added(model, stack, blocks, chosen, settings, freeze)
+        _leave(where, {"sequence": sequence}, kind)
+        given = {"n_heads": n_heads, **sizes}
+        learned = {"n_heads": 4, "n_locations": 99_856, "top_k": 32}
+        settings |= learned | {name: size for name, size in given.items() if size is not None}
+    memories = _memories(blocks, chosen, settings)
+    return _attached(model, stack, blocks, AddedMemory(memories, settings), freeze)
 
 
 def load_memory(
@@ -258,46 +288,68 @@ def load_memory(
         StoreError: if the file is missing, damaged, newer, or of a model of another shape.
     """
     where = "load_memory"
+    freeze = checks.flag(where, "freeze", freeze)
     stack, blocks, width = _found(where, model)
     config, tensors = load_tensors(path, _KIND)
-    layers, settings = config["layers"], config["settings"]
+    layers, settings = _read(path, config)
     if settings["dim"] != width or max(layers) >= len(blocks):
         raise StoreError(
             f"cannot read {path}: it is of a model {settings['dim']} wide with at least "
             f"{max(layers) + 1} layers, this one is {width} wide and has {len(blocks)}"
         )
     chosen = _checked_layers(where, layers, blocks)
-    added = _added(model, stack, blocks, chosen, settings, freeze)
-    shapes = {name: tensor.shape for name, tensor in added.memories.state_dict().items()}
     try:
-        check_state(str(path), shapes, tensors)
-    except StoreError:
-        added.remove()
-        raise
+        added = AddedMemory(_memories(blocks, chosen, settings), settings)
+    except ArgumentError as error:
+        raise StoreError(f"cannot read {path}: {error}") from error
+    shapes = {name: tensor.shape for name, tensor in added.memories.state_dict().items()}
+    check_state(str(path), shapes, tensors)
     added.memories.load_state_dict(tensors)
-    return added
+    return _attached(model, stack, blocks, added, freeze)
 
 
-def _added(
-    model: nn.Module,
-    stack: nn.Module,
-    blocks: nn.ModuleList,
-    layers: Sequence[int],
-    settings: Mapping[str, Any],
-    freeze: bool,
-) -> AddedMemory:
+def _read(path: str | os.PathLike[str], config: Any) -> tuple[list[int], dict[str, Any]]:
+    """The layers and the settings of a file, of today's names and kinds."""
+    try:
+        layers, settings = config["layers"], dict(config["settings"])
+        checks.one_of("it", "kind", settings["kind"], MEMORY_KINDS)
+        is_text = settings["kind"] == "sequence"
+        own = {"sequence"} if is_text else {"n_locations", "top_k"}
+        if set(settings) != {"kind", "dim", "n_heads", "seed"} | own:
+            raise KeyError("settings")
+        for name in {"dim", "n_heads", "n_locations", "top_k"} & set(settings):
+            checks.count("it", name, settings[name])
+        checks.integer("it", "seed", settings["seed"], 0, _LARGEST_SEED)
+        if is_text:
+            settings["sequence"] = asdict(SequenceConfig.of(settings["sequence"]))
+        for layer in layers:
+            checks.integer("it", "layers", layer, 0)
+        if not layers or len(set(layers)) < len(layers):
+            raise KeyError("layers")
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: it is damaged, or of another pentti") from error
+    return layers, settings
+
+
+def _memories(
+    blocks: nn.ModuleList, layers: Sequence[int], settings: Mapping[str, Any]
+) -> dict[int, GatedMemory]:
     memories = {}
     for layer in layers:
         weight = next(blocks[layer].parameters())
-        made = GatedMemory(settings["dim"], _memory(settings, layer))
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        memories[layer] = made.to(weight.device, dtype)
+        made = GatedMemory(settings["dim"], _memory(settings, layer)).train(blocks[layer].training)
+        memories[layer] = made.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+    return memories
+
+
+def _attached(
+    model: nn.Module, stack: nn.Module, blocks: nn.ModuleList, added: AddedMemory, freeze: bool
+) -> AddedMemory:
     if freeze:
-        before = [one for one in model.modules() if isinstance(one, GatedMemory)]
-        model.requires_grad_(False)
-        for one in before:
-            one.requires_grad_(True)
-    added = AddedMemory(memories, settings)
+        memories = [one for one in model.modules() if isinstance(one, GatedMemory)]
+        kept = {parameter for one in memories for parameter in one.parameters()}
+        for parameter in set(model.parameters()) - kept:
+            parameter.requires_grad_(False)
     added.attach(stack, list(blocks))
     return added
 
@@ -315,6 +367,40 @@ def _memory(settings: Mapping[str, Any], layer: int) -> SDMLayer | SequenceMemor
     return SDMLayer(dim, decoder)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _go_on(memory: GatedMemory, x_BLD: Tensor, mask: Tensor | None, state: MemoryState) -> Tensor:
+    """As the memory itself, never compiled: a graph writes over what it gave the time before."""
+    more: Tensor = memory(x_BLD, token_mask=mask, cache=state)
+    return more
+
+
+def _leave_out(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+    """Keep what is a memory's out of what is told of a layer's state."""
+    for name in [name for name in state if name.startswith(f"{prefix}{_NAME}.")]:
+        del state[name]
+
+
+def _do_not_miss(_: nn.Module, odd: Any) -> None:
+    """A layer's state is whole without a memory."""
+    odd.missing_keys[:] = [name for name in odd.missing_keys if f"{_NAME}." not in name]
+
+
+def _leave(where: str, others: Mapping[str, Any], kind: str) -> None:
+    """Refuse settings of the other kind of memory."""
+    for name, value in others.items():
+        if value is not None:
+            checks.reject(where, name, f"be left out where `kind` is {kind!r}", value)
+
+
+def _n_heads(where: str, model: Any, given: Any) -> int:
+    if given is None:
+        given = getattr(_config(model), "num_attention_heads", None)
+        if not isinstance(given, int):
+            expected = "be given, as the model's settings do not tell it"
+            checks.reject(where, "n_heads", expected, given)
+    return checks.count(where, "n_heads", given)
+
+
 def _config(model: Any) -> Any:
     """The settings of a model's text part."""
     config = model.config
@@ -327,14 +413,38 @@ def _found(where: str, model: Any) -> tuple[nn.Module, nn.ModuleList, int]:
         checks.reject(where, "model", "be a decoder of transformers", type(model).__name__)
     config = _config(model)
     n, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
-    pairs = ((stack, blocks) for stack in model.modules() for blocks in stack.children())
-    for stack, blocks in pairs:  # noqa: B007 used after the loop
-        if isinstance(blocks, nn.ModuleList) and len(blocks) == n and width:
-            break
-    else:
+    pairs = [
+        (stack, blocks)
+        for stack in model.modules()
+        for blocks in stack.children()
+        if isinstance(blocks, nn.ModuleList) and len(blocks) == n
+    ]
+    if not pairs or width is None:
         expected = "hold its layers in one ModuleList, as many as `config.num_hidden_layers`"
         checks.reject(where, "model", expected, type(model).__name__)
-    return stack, blocks, int(width)
+    decoders = [(stack, blocks) for stack, blocks in pairs if _looks_back(model, blocks)]
+    if not decoders or getattr(model.config, "is_encoder_decoder", False):
+        expected = "be a decoder, no token of which sees a later one"
+        checks.reject(where, "model", expected, type(model).__name__)
+    return *decoders[0], int(width)
+
+
+def _looks_back(model: Any, blocks: nn.ModuleList) -> bool:
+    """Whether layers are a decoder's, as far as they say; cross-attention sees all in one, too."""
+    config = _config(model)
+    if not getattr(config, "is_causal", True) or getattr(config, "attn_type", "") == "bi":
+        return False
+    flags = [
+        getattr(one, "is_causal", getattr(one, "is_decoder", None)) for one in blocks.modules()
+    ]
+    told = [flag for flag in flags if isinstance(flag, bool)]
+    if told:
+        return any(told)
+    if not hasattr(model, "can_generate"):
+        return False
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return model.can_generate() or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def _checked_layers(where: str, layers: Any, blocks: nn.ModuleList) -> list[int]:
@@ -348,42 +458,3 @@ def _checked_layers(where: str, layers: Any, blocks: nn.ModuleList) -> list[int]
             got = checks.Words(f"layer {one}, which has one")
             checks.reject(where, "layers", "name layers without a memory", got)
     return chosen
-
-
-def _states(past: Any) -> dict[int, MemoryState]:
-    """What memories have written, kept with a model's own cache and changed as that is."""
-    found: dict[int, MemoryState] | None = getattr(past, _STATES, None)
-    if found is None:
-        found = {}
-        setattr(past, _STATES, found)
-        past.reorder_cache = partial(_chosen, found, past.reorder_cache)
-        past.batch_select_indices = partial(_chosen, found, past.batch_select_indices)
-        past.batch_repeat_interleave = partial(_repeated, found, past.batch_repeat_interleave)
-        past.reset = partial(_emptied, found, past.reset)
-        past.crop = _kept_whole
-    return found
-
-
-def _chosen(found: dict[int, Any], own: Any, rows: Tensor) -> None:
-    own(rows)
-    for layer, state in found.items():
-        found[layer] = state.select(rows.tolist())
-
-
-def _repeated(found: dict[int, Any], own: Any, repeats: int) -> None:
-    own(repeats)
-    for layer, state in found.items():
-        rows = torch.arange(state.batch).repeat_interleave(repeats)
-        found[layer] = state.select(rows.tolist())
-
-
-def _emptied(found: dict[int, Any], own: Any) -> None:
-    own()
-    found.clear()
-
-
-def _kept_whole(*_: Any) -> None:
-    raise ArgumentError(
-        "add_memory: a sequence memory cannot take back what a text has written; generate without "
-        "an assistant model"
-    )
