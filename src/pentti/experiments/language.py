@@ -42,7 +42,7 @@ _QUICK = Plan(
 )  # fmt: skip
 _FULL = Plan(
     dim=256, n_layers=6, n_heads=4, window=128, block=64, n_locations=16_384, context=8192,
-    batch_tokens=8192, n_steps=192, rates=(1e-3, 2e-3, 4e-3), tune_steps=48, n_seeds=3,
+    batch_tokens=8192, n_steps=192, rates=(5e-4, 1e-3, 2e-3, 4e-3), tune_steps=48, n_seeds=3,
     validate_every=32, validation_tokens=65_536, n_documents=32, n_timings=5,
     precision="bfloat16",
 )  # fmt: skip
