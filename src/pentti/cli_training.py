@@ -136,8 +136,8 @@ def _train(
             _follow(bars, work, processes.is_first)
     except KeyboardInterrupt:
         if work is None or work.processes.is_first:
-            step = 0 if work is None else work.step
-            said = f"pentti: stopped after step {step}; the same command goes on from there"
+            after = "" if work is None else f" after step {work.step}"
+            said = f"pentti: stopped{after}; the same command goes on from there"
             typer.echo(said, err=True)
         raise typer.Exit(130) from None
     if processes.is_first:

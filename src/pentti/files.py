@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,7 +70,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keep a folder to oneself inside the block, where the system has locks.
 
-    The lock goes with the process, however that ends; its file stays.
+    The lock goes with the process, however that ends; its file stays. A folder that was made for
+    the block goes again if the block fails before there is anything in it.
 
     Args:
         folder: Made if it is missing.
@@ -83,13 +85,20 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """
     target = Path(folder)
     try:
+        is_new = not os.path.lexists(target)
         target.mkdir(parents=True, exist_ok=True)
         handle = os.open(target / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         _lock(handle, target)
-        yield
+        try:
+            yield
+        except BaseException:
+            files = [path for path in target.rglob("*") if not path.is_dir()]
+            if is_new and [path.name for path in files] == [_LOCK]:
+                shutil.rmtree(target, ignore_errors=True)
+            raise
     finally:
         os.close(handle)
 
@@ -104,8 +113,8 @@ def _lock(handle: int, folder: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise StoreError(
-                f"cannot write {folder}: another process works in it; wait for its end, or choose "
-                "another folder"
+                f"cannot write {folder}: somebody works in it already; wait for their end, or "
+                "choose another folder"
             ) from None
         # Some network file systems have no locks: it goes without.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,9 +17,10 @@ _REQUESTS = (signal.SIGINT, signal.SIGTERM)
 def answered(
     handler: Callable[[int, FrameType | None], object], also_end: bool = False
 ) -> Iterator[None]:
-    """Let a handler answer Ctrl-C inside the block, unless Ctrl-C is ignored altogether.
+    """Let a handler answer Ctrl-C inside the block, unless it is ignored altogether.
 
-    Only the main thread ever sees Ctrl-C, so elsewhere this does nothing.
+    A process that a script starts in the background ignores Ctrl-C. Only the main thread ever sees
+    it, so elsewhere this does nothing.
 
     Args:
         handler: As `signal.signal` takes it.
@@ -28,11 +29,7 @@ def answered(
     Yields:
         Nothing.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        yield
-        return
-    answers = _REQUESTS if also_end else (signal.SIGINT,)
+    answers = _heeded(_REQUESTS if also_end else (signal.SIGINT,))
     before = {one: signal.signal(one, handler) for one in answers}
     try:
         yield
@@ -45,7 +42,8 @@ def answered(
 def held() -> Iterator[None]:
     """Let a Ctrl-C that comes inside the block take effect at its end; SIGTERM too if answered.
 
-    Only the main thread ever sees them, so elsewhere this does nothing.
+    If the block fails, its error stands, which ends what was to be interrupted. Only the main
+    thread ever sees them, so elsewhere this does nothing.
 
     Yields:
         Nothing.
@@ -67,14 +65,14 @@ def held() -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-        if caught:
-            number, frame = caught[0]
-            before[signal.Signals(number)](number, frame)
+    if caught:
+        number, frame = caught[0]
+        before[signal.Signals(number)](number, frame)
 
 
 @contextmanager
 def noted() -> Iterator[list[int]]:
-    """Note Ctrl-C and a request to end (SIGTERM) inside the block, and go on.
+    """Note Ctrl-C and a request to end (SIGTERM) inside the block, unless ignored, and go on.
 
     Only the main thread ever sees them, so elsewhere this does nothing.
 
@@ -82,10 +80,7 @@ def noted() -> Iterator[list[int]]:
         The numbers of the signals that have come so far.
     """
     came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came
-        return
-    before = {one: signal.getsignal(one) for one in _REQUESTS}
+    before = {one: signal.getsignal(one) for one in _heeded(_REQUESTS)}
     for one in before:
         signal.signal(one, lambda number, _: came.append(number))
     try:
@@ -93,3 +88,10 @@ def noted() -> Iterator[list[int]]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def _heeded(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Those that this thread may answer, and that are not ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [one for one in signals if signal.getsignal(one) != signal.SIG_IGN]

@@ -102,9 +102,16 @@ def test_an_error_in_the_first_process_is_one_sentence(texts, tmp_path):
     assert done.stderr.count("Traceback") == 1  # torchrun's own
 
 
-def test_a_request_to_end_leaves_a_checkpoint(texts, tmp_path):
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_request_to_end_leaves_a_checkpoint(texts, tmp_path, in_background):
+    """Of a script's background job too, which ignores Ctrl-C."""
     given = command(tmp_path, texts, "--set", "save_every=1000", "--steps", "100000")
+    if in_background:
+        given = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *given]
     process = begun_process(given, tmp_path, 3)
+    process.send_signal(signal.SIGINT) if in_background else None
+    time.sleep(0.2)
+    assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130
     assert list(checkpoint.saved(tmp_path / "checkpoints")) == [len(curve(tmp_path))]

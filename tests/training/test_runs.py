@@ -10,7 +10,7 @@ import torch
 from helpers import outcome_of
 from running import BRIEF, SMALL, begun, curve, losses, run_of
 
-from pentti.errors import ArgumentError, SettingWarning, StoreError
+from pentti.errors import ArgumentError, SettingWarning, StoreError, TrainingError
 from pentti.nn import PenttiTransformer
 from pentti.persistence import load_tensors, save_tensors
 from pentti.training import (
@@ -97,10 +97,80 @@ def test_one_process_at_a_time_trains_in_a_folder(texts, tmp_path):
     run = run_of(texts)
     steps = begun(tmp_path, run).run()
     next(steps)
-    with pytest.raises(StoreError, match="another process works in it; wait for its end"):
+    with pytest.raises(StoreError, match="somebody works in it already; wait for their end"):
         begun(tmp_path, run)
     steps.close()
     begun(tmp_path, run)
+
+
+def test_a_trainer_that_another_one_has_overtaken_is_refused(texts, tmp_path):
+    run = run_of(texts)
+    late = begun(tmp_path, run)
+    list(begun(tmp_path, run).run())
+    rows = curve(tmp_path)
+    with pytest.raises(StoreError, match="it has come to step 9 since this trainer was made at st"):
+        next(late.run())
+    assert curve(tmp_path) == rows
+    assert list(checkpoint.saved(tmp_path / "checkpoints")) == [6, 9]
+
+
+def test_settings_that_others_have_replaced_are_refused(texts, tmp_path):
+    """Before it has a checkpoint another command may begin the run anew."""
+    work = begun(tmp_path, run_of(texts))
+    begun(tmp_path, run_of(texts, lr=1e-3))
+    with pytest.raises(ArgumentError, match=r"`lr` must be 0.001, as in the run"):
+        next(work.run())
+
+
+def test_after_a_step_that_failed_a_new_trainer_is_needed(texts, tmp_path, monkeypatch):
+    list(begun(tmp_path / "whole", run_of(texts, n_batches=2)).run())
+    work = begun(tmp_path / "parts", run_of(texts, n_batches=2))
+    steps = work.run()
+    next(steps)
+    plain, calls = work._nats, []
+
+    def failing(pieces):
+        calls.append(pieces)
+        if len(calls) == 2:
+            raise MemoryError
+        return plain(pieces)
+
+    monkeypatch.setattr(work, "_nats", failing)
+    with pytest.raises(MemoryError):
+        next(steps)
+    with pytest.raises(TrainingError, match="a step of this trainer has failed half-way"):
+        next(work.run())
+    list(begun(tmp_path / "parts", run_of(texts, n_batches=2)).run())
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
+
+
+def test_a_lost_index_does_not_cost_the_ids(texts, tmp_path):
+    own = shutil.copytree(texts, tmp_path / "texts")
+    folder, run = tmp_path / "run", run_of(own)
+    list(begun(folder, run).run())
+    index = (folder / "corpus" / "corpus.json").read_bytes()
+    (folder / "corpus" / "corpus.json").unlink()
+    first = next(own.iterdir())
+    text = first.read_text()
+    first.write_text("other")
+    with pytest.raises(StoreError, match="its documents are not what they were"):
+        begun(folder, run)
+    (folder / "corpus" / "corpus.json").write_bytes(index)
+    assert begun(folder, run).step == 9
+    (folder / "corpus" / "corpus.json").unlink()
+    first.write_text(text)
+    assert begun(folder, run).step == 9
+    assert not list(folder.glob("corpus-*"))
+
+
+def test_a_folder_made_for_nothing_goes_again(texts, tmp_path):
+    with pytest.raises(StoreError, match="there is no such file"):
+        begun(tmp_path / "new", Run(sources=["nowhere"], model=SMALL, training=BRIEF))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    with pytest.raises(StoreError, match="there is no such file"):
+        begun(tmp_path / "old", Run(sources=["nowhere"], model=SMALL, training=BRIEF))
+    assert (tmp_path / "old").exists()
 
 
 def test_lost_rows_are_told(texts, tmp_path):

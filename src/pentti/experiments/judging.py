@@ -72,8 +72,10 @@ def lead(one: Sequence[_Tested], other: Sequence[_Tested]) -> tuple[float, float
     """By how many bits per byte one model is ahead of another, and the standard error.
 
     The documents of the tests are a sample of all documents, and the seeds of all trainings. The
-    variance of the mean is that of both, added up: the part that is of neither counts twice, so
-    that the error is rather too large. A single seed has no variance to add.
+    variance of the mean is that of both, added up: the part that is of neither counts twice. A
+    single seed has no variance to add. Of few seeds the variance is not well known: where three of
+    them differ more than documents do, up to a tenth of leads that are none exceed three errors;
+    where documents differ more, about one in two hundred do.
 
     Args:
         one: Trainings of one model, by seed; each seed gave both the same documents in the same

@@ -105,7 +105,7 @@ def _run(order: Order) -> Generator[Step, None, Finding]:
         [_table(outcomes), _places(outcomes), _curves(outcomes), _rates(outcomes)],
         _conclusion(outcomes, plan),
         {**asdict(plan), "device": order.device, "documents": len(library.corpus),
-         "bytes": sum(library.corpus.n_bytes)},
+         "bytes": sum(library.corpus.n_bytes), "tests": len(library.tests)},
     )  # fmt: skip
 
 
@@ -344,9 +344,10 @@ EXPERIMENT = Experiment(
         "trials (the quick run has one for all). Dense attention is trained once more for as many "
         "steps as take it the time of the sequence memory. Tested are documents longer than the "
         "context that no training has seen, that decided no learning rate, and of which less than "
-        "a fifth stands in training documents word for word. Errors are of seeds and documents "
-        "together. Time is the tokens times the time that a token takes in batches of the "
-        "training, on which all models took turns; peak memory is what a step with one whole row "
+        "a fifth, of the whole and of the tested part, stands in training documents word for word. "
+        "Errors are of documents and, where there are several, of seeds. Time is the tokens times "
+        "the time that a token takes in batches of the training, on which all models took turns; "
+        "peak memory is what a step with one whole row "
         "takes beyond the weights and their averages."
     ),
     prediction=(

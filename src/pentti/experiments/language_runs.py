@@ -132,7 +132,8 @@ def opened(plan: Plan, folder: Path, device: str) -> Generator[float, None, Libr
     """The documents, read once and kept.
 
     Those that are not trained on, and are no near copy of one that is, are shared out: the first
-    long ones in the order that their names draw are tests, all others validate.
+    long ones in the order that their names draw are tests, but for those of which the tested part
+    is a near copy; all others validate.
 
     Args:
         plan: Sizes.
@@ -148,10 +149,13 @@ def opened(plan: Plan, folder: Path, device: str) -> Generator[float, None, Libr
         build_it = build([documents.standard_library()], folder / "corpus")
         corpus = yield from portion(build_it, 0.0, 0.3)
     compare = copied(corpus, corpus.validation)
-    shares = yield from portion(compare, 0.3, 0.7)
+    shares = yield from portion(compare, 0.3, 0.4)
     new = [d for d, share in zip(corpus.validation, shares, strict=True) if share < _COPIED]
-    tests = [d for d in new if corpus.n_ids(d) > plan.context][: plan.n_documents]
-    corpus.validation = [d for d in new if d not in tests]
+    long = [d for d in new if corpus.n_ids(d) > plan.context][: plan.n_documents]
+    compare = copied(corpus, long, most_tokens=plan.context)
+    shares = yield from portion(compare, 0.7, 0.3)
+    tests = [d for d, share in zip(long, shares, strict=True) if share < _COPIED]
+    corpus.validation = [d for d in new if d not in long]
     return Library(corpus, tests, folder, torch.device(device))
 
 
@@ -262,10 +266,15 @@ def measured(
         A generator of the share that is done, which returns the costs by name.
     """
     kept = library.folder / "costs.json"
+    measured_of = {
+        "models": list(models), "plan": json.loads(json.dumps(asdict(plan))),
+        "device": str(library.device), "threads": torch.get_num_threads(),
+        "version": pentti.__version__,
+    }  # fmt: skip
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        if list(found) == list(models):
-            return {name: Cost(**cost) for name, cost in found.items()}
+        if found["of"] == measured_of:
+            return {name: Cost(**cost) for name, cost in found["costs"].items()}
     steps = {name: _Step(settings(own, plan), plan, library.device) for name, own in models.items()}
     drawn = Batches(library.corpus, plan.context, plan.batch_tokens, 0)
     batches = [Batch.of(library.corpus, drawn.pieces(i)) for i in range(plan.n_timings)]
@@ -278,7 +287,7 @@ def measured(
     costs = {name: Cost(times[name] / n_tokens, step.peak()) for name, step in steps.items()}
     with replacing(kept) as draft:
         plain = {name: asdict(cost) for name, cost in costs.items()}
-        draft.write_text(json.dumps(plain), encoding="utf-8")
+        draft.write_text(json.dumps({"of": measured_of, "costs": plain}), encoding="utf-8")
     return costs
 
 

@@ -22,9 +22,9 @@ def copied(
 ) -> Generator[float, None, list[float]]:
     """The share of each document that is found in the training documents, word for word.
 
-    A document that is copied whole has 1.0, from 64 ids; shorter ones have 0.0. Any stretch of 127
-    ids or more is found, but for 63 ids at most at each of its ends; of shorter ones, from 64, some
-    are.
+    A document of 64 ids or more that is a training document too has 1.0; shorter ones have 0.0.
+    Any stretch of 127 ids or more is found, but for 63 ids at most at each of its ends; of shorter
+    ones, from 64, some are.
 
     Args:
         corpus: Where the documents are.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,28 +108,42 @@ def prepare(folder: str | os.PathLike[str], run: Run) -> Generator[float, None, 
             works in it, or what a run with checkpoints needs is gone.
     """
     target, wanted = Path(folder), _as_json(run)
-    with locked(target) if target.exists() else nullcontext():
+    with locked(target):
         old = _begun(target)
         trained = checkpoint.newest(target / _CHECKPOINTS) is not None
         if trained:
-            if not old:
-                raise StoreError(f"cannot go on from {target}: its {_SETTINGS} is missing")
-            _check_same(target, wanted, old)
+            _check_same(target, wanted)
         corpus = _kept(target, wanted, old)
         if corpus is None:
-            corpus = yield from build(
-                [str(one) for one in run.sources],
-                target / _CORPUS,
-                tokenizer=run.tokenizer,
-                validation=run.validation,
-            )
+            corpus = yield from _built(target, run, old.get("corpus") if trained else None)
         if not trained:
             with replacing(target / _SETTINGS) as draft:
                 text = json.dumps({**wanted, "corpus": corpus.digest}, indent=2)
                 draft.write_text(text + "\n", encoding="utf-8")
-        elif corpus.digest != old.get("corpus", corpus.digest):
-            raise StoreError(f"cannot go on from {target}: its documents are not what they were")
     return corpus
+
+
+def _built(folder: Path, run: Run, digest: str | None) -> Generator[float, None, Corpus]:
+    """The corpus of a run; where it must have a digest, the old one stays until that is so."""
+    home = folder / _CORPUS
+    place = home if digest is None else folder / f"{_CORPUS}-again"
+    corpus = yield from build(
+        [str(one) for one in run.sources],
+        place,
+        tokenizer=run.tokenizer,
+        validation=run.validation,
+    )
+    if digest is None:
+        return corpus
+    if corpus.digest != digest:
+        shutil.rmtree(place, ignore_errors=True)
+        raise StoreError(f"cannot go on from {folder}: its documents are not what they were")
+    try:
+        shutil.rmtree(home, ignore_errors=True)
+        place.rename(home)
+    except OSError as error:
+        raise StoreError(f"cannot write {home}: {error.strerror or error}") from error
+    return Corpus(home)
 
 
 def trainer(
@@ -165,7 +180,9 @@ def trainer(
     except (MemoryError, OverflowError, RuntimeError) as error:
         first = str(error).partition("\n")[0]
         checks.reject("Run", "model", "fit the memory of this machine", checks.Words(first))
-    return Trainer(model, corpus, run.training, folder, processes, sharded, tensorboard)
+    work = Trainer(model, corpus, run.training, folder, processes, sharded, tensorboard)
+    work.check = partial(_check_same, Path(folder), _as_json(run))
+    return work
 
 
 def corpus_of(folder: str | os.PathLike[str]) -> Corpus:
@@ -247,8 +264,11 @@ def _path(name: str, given: Any) -> str:
     return os.path.normpath(os.fspath(given))
 
 
-def _check_same(folder: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse to go on with other settings than a run has begun with."""
+    found = _begun(folder)
+    if not found:
+        raise StoreError(f"cannot go on from {folder}: its {_SETTINGS} is missing")
     for part in ("model", "training"):
         for name, given in wanted[part].items():
             if found[part][name] != given:

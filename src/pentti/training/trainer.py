@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +96,9 @@ class Trainer:
             checks.reject("Trainer", "n_batches", expected, config.n_batches)
         self.corpus, self.config, self.folder = corpus, config, Path(folder)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
-        self._stopping = False
+        self._stopping = self._broken = False
+        self.check: Callable[[], None] | None = None
+        """Called before a run begins, in the process that writes; raises if it must not."""
         self.tensorboard = checks.flag("Trainer", "tensorboard", tensorboard)
         last = checkpoint.newest(self.checkpoints)
         if last is not None:
@@ -134,13 +136,15 @@ class Trainer:
 
         Raises:
             ArgumentError: if TensorBoard is asked for and not installed.
-            TrainingError: if the loss, the gradient or a parameter is no finite number; the last
-                checkpoint stays.
+            TrainingError: if the loss, the gradient or a parameter is no finite number, or an
+                earlier step failed; the last checkpoint stays.
             StoreError: if a checkpoint or the log cannot be written, or another process trains in
                 the folder.
             KeyboardInterrupt: in all of several processes, after the same step, if one was asked
                 to stop.
         """
+        if self._broken:
+            raise TrainingError("a step of this trainer has failed half-way; make a new one")
         alone: list[int] = []
         together: Any = noted() if self.processes.n > 1 else nullcontext(alone)
         with self._writing() as log:
@@ -148,7 +152,9 @@ class Trainer:
                 with together as asked:
                     while self.step < self.config.n_steps:
                         with held():
+                            self._broken = True
                             progress = self._advance(bool(asked), log)
+                            self._broken = False
                         yield progress
                         if self._stopping:
                             raise KeyboardInterrupt
@@ -164,8 +170,17 @@ class Trainer:
             yield None
             return
         board = self.folder / "tensorboard" if self.tensorboard else None
-        with locked(self.folder), closing(Log(self.folder / "log.csv", self.step, board)) as log:
-            yield log
+        with locked(self.folder):
+            if self.check is not None:
+                self.check()
+            last = max(checkpoint.saved(self.checkpoints), default=0)
+            if last > self.step:
+                raise StoreError(
+                    f"cannot go on from {self.folder}: it has come to step {last} since this "
+                    f"trainer was made at step {self.step}; make a new one"
+                )
+            with closing(Log(self.folder / "log.csv", self.step, board)) as log:
+                yield log
 
     def save(self) -> Path | None:
         """Write a checkpoint, unless this step has one.
