@@ -1,6 +1,7 @@
 """The β experiment: what it trains, what it keeps, and its verdicts on made-up numbers."""
 
 import copy
+import signal
 import sys
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from helpers import outcome_of
 
 from pentti.experiments import beta, language_runs
 from pentti.experiments.finding import Order
+from pentti.training import build
 
 TINY = beta._Plan(128, 1, 32, 32, 6, 1e-1, 2e-1, 2, 1)
 
@@ -48,6 +50,30 @@ def test_it_runs_as_a_whole_and_goes_on_after_a_stop(texts, tmp_path):
     assert heads["64 wide, from 30"] == 2
     assert heads["128 wide, from 12.4"] == 1
     assert "<svg" in whole.figures[0].svg
+
+
+@pytest.mark.parametrize("at", [4, 6])
+def test_a_stop_inside_a_step_loses_no_point(texts, tmp_path, monkeypatch, at):
+    """The step is finished and saved, but its end is never told."""
+    corpus, _ = outcome_of(build([str(texts)], tmp_path / "corpus"))
+    given = TINY, 32, 4.0, 0, corpus, tmp_path, torch.device("cpu")
+    plain = beta.Trainer._advance
+
+    def stopped(self, *rest):
+        now = plain(self, *rest)
+        if now.step == at:
+            signal.raise_signal(signal.SIGINT)
+        return now
+
+    with monkeypatch.context() as patch:
+        patch.setattr(beta.Trainer, "_advance", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            outcome_of(beta._trained(*given))
+    found, _ = outcome_of(beta._trained(*given))
+    assert found.steps == [0, 2, 4, 6]
+    assert len(found.betas) == 4
+    assert found.bits > 0
+    assert found.betas[0] != found.betas[-1]
 
 
 def test_what_was_trained_is_kept_for_the_same_settings_alone(texts, tmp_path, monkeypatch):

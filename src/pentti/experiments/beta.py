@@ -33,7 +33,7 @@ from pentti.files import replacing
 from pentti.nn import PenttiConfig, PenttiTransformer
 from pentti.nn.local import SparseAttention
 from pentti.steps import finish
-from pentti.training import Corpus, Processes, Trainer, TrainingConfig, build, documents
+from pentti.training import Corpus, Processes, Trainer, TrainingConfig, build, documents, log
 
 __all__ = ["EXPERIMENT"]
 
@@ -161,18 +161,22 @@ def _trained(
     model = PenttiTransformer.of(config)
     work = Trainer(model, corpus, training, run, Processes(0, 1, device))
     steps, betas = _points(run, work.step)
-    if not steps:
-        steps, betas = [0], [_betas(model)]
-    bits = math.nan
+
+    def note() -> None:
+        is_point = work.step % plan.every == 0 or work.step == plan.n_steps
+        if is_point and work.step not in steps:
+            steps.append(work.step)
+            betas.append(_betas(model))
+            run.mkdir(parents=True, exist_ok=True)
+            with replacing(run / "betas.json") as draft:
+                draft.write_text(json.dumps([steps, betas]), encoding="utf-8")
+
+    note()  # the beginning, or what a stop kept from being noted after its checkpoint
     with contextlib.closing(work.run()) as progress:
         for now in progress:
-            if now.step % plan.every == 0 or now.step == plan.n_steps:
-                steps.append(now.step)
-                betas.append(_betas(model))
-                with replacing(run / "betas.json") as draft:
-                    draft.write_text(json.dumps([steps, betas]), encoding="utf-8")
-            bits = now.validation or bits
+            note()
             yield now.step / plan.n_steps
+    bits = float(log.read(run / "log.csv")[-1]["validation_bits_per_byte"])
     found = _Learned(width, start, seed, steps, betas, bits)
     with replacing(kept) as draft:
         draft.write_text(json.dumps(asdict(found)), encoding="utf-8")
