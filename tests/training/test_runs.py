@@ -19,6 +19,7 @@ from pentti.training import (
     Trainer,
     checkpoint,
     corpus_of,
+    joined,
     model_of,
     prepare,
     trainer,
@@ -171,6 +172,28 @@ def test_a_folder_made_for_nothing_goes_again(texts, tmp_path):
     with pytest.raises(StoreError, match="there is no such file"):
         begun(tmp_path / "old", Run(sources=["nowhere"], model=SMALL, training=BRIEF))
     assert (tmp_path / "old").exists()
+
+
+def test_what_a_killed_process_left_goes(texts, tmp_path):
+    begun(tmp_path, run_of(texts))
+    (tmp_path / ".pentti-abc").write_text("half a log")
+    begun(tmp_path, run_of(texts))
+    assert not list(tmp_path.glob(".pentti-*"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "`environment` must be torchrun's, or none, got WORLD_SIZE without"),
+        ({"WORLD_SIZE": "two", "RANK": "0", "LOCAL_RANK": "0"}, "a whole number as WORLD_SIZE"),
+    ],
+    ids=len,
+)
+def test_an_environment_that_is_not_torchruns_is_named(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ArgumentError, match=message), joined("cpu"):
+        pass
 
 
 def test_lost_rows_are_told(texts, tmp_path):

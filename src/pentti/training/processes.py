@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from pentti.nn import SDMLayer
 from pentti.training.learning import Learner
 
 __all__ = ["Processes", "joined", "like", "whole"]
+
+_PATIENCE = timedelta(days=1)  # while the first process reads; torchrun ends all if one fails
 
 
 @dataclass(frozen=True)
@@ -155,14 +158,16 @@ def joined(device: torch.device | str) -> Iterator[Processes]:
         Who this process is.
 
     Raises:
-        ArgumentError: if there are more processes on this machine than devices, or no such device.
+        ArgumentError: if there are more processes on this machine than devices, no such device, or
+            the environment is not as ``torchrun`` makes it.
     """
-    n, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    own = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if n == 1:
+    n, rank, local_rank = (_number(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    own = _device(device, local_rank)
+    if n <= 1:
         yield Processes(0, 1, own)
         return
-    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    kind = "nccl" if own.type == "cuda" else "gloo"
+    distributed.init_process_group(kind, timeout=_PATIENCE)
     try:
         yield Processes(rank, n, own)
     finally:
@@ -214,6 +219,17 @@ def _cut(x: Any, parameter: Tensor) -> Any:
     if not isinstance(parameter, DTensor) or x.shape != parameter.shape:
         return x
     return distribute_tensor(x.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
+def _number(name: str) -> int:
+    """What ``torchrun`` tells its processes; 0 without it."""
+    given = os.environ.get(name)
+    if given is None and "WORLD_SIZE" in os.environ:
+        got = checks.Words(f"WORLD_SIZE without {name}")
+        checks.reject("train", "environment", "be torchrun's, or none", got)
+    if given is not None and not given.isdecimal():
+        checks.reject("train", "environment", f"have a whole number as {name}", given)
+    return int(given or 0)
 
 
 def _apart(learner: Learner) -> list[str]:

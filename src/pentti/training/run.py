@@ -109,6 +109,8 @@ def prepare(folder: str | os.PathLike[str], run: Run) -> Generator[float, None, 
     """
     target, wanted = Path(folder), _as_json(run)
     with locked(target):
+        for left in target.glob(".pentti-*"):  # of a process that was killed
+            left.unlink(missing_ok=True)
         old = _begun(target)
         trained = checkpoint.newest(target / _CHECKPOINTS) is not None
         if trained:
