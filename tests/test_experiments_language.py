@@ -157,6 +157,24 @@ def test_the_rate_is_the_one_that_did_best(library):
     assert tried[lr] == min(tried.values())
 
 
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [(1, [2, 3, 1]), (2, [2, 3, 1]), (3, [2, 3, 4]), (4, [2, 3, 4])],  # 1: the last of the grid
+)
+def test_rates_are_tried_from_the_middle_towards_the_best(library, monkeypatch, best, tried):
+    asked = []
+
+    def made_up(name, own, plan, lr, *rest):
+        asked.append(lr)
+        return SimpleNamespace(bits=abs(lr - best))
+        yield
+
+    monkeypatch.setattr(language_runs, "trained", made_up)
+    plan = replace(TINY, rates=(4, 1, 3, 2))
+    (lr, bits), _ = outcome_of(rate_of("a", MODELS[BASE], plan, library))
+    assert (lr, asked, list(bits)) == (best, tried, sorted(tried))
+
+
 def test_costs_are_measured_once(library):
     models = {name: MODELS[name] for name in ("dense", "window + SDM")}
     costs, _ = outcome_of(measured(models, TINY, library))

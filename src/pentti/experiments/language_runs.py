@@ -232,6 +232,9 @@ def rate_of(
 ) -> Generator[float, None, tuple[float, dict[float, float]]]:
     """The learning rate that does best in short trials.
 
+    Those in the middle are tried first, then what lies beside the best, until both its neighbours
+    do worse or there are none.
+
     Args:
         name: What the trials' folders begin with.
         own: Settings in which the model differs from the others.
@@ -244,12 +247,18 @@ def rate_of(
     if len(plan.rates) == 1:
         return plan.rates[0], {}
     tried: dict[float, float] = {}
+    rates = sorted(plan.rates)
     untested = replace(library, tests=())
-    for i, lr in enumerate(plan.rates):
+    wanted = rates[(len(rates) - 1) // 2 : len(rates) // 2 + 1]
+    while wanted:
+        lr = wanted[0]
         trial = trained(f"trial-{name}", own, plan, lr, plan.tune_steps, 0, untested)
-        one = yield from portion(trial, i / len(plan.rates), 1 / len(plan.rates))
+        one = yield from portion(trial, len(tried) / len(rates), 1 / len(rates))
         tried[lr] = one.bits
-    return min(tried, key=lambda lr: tried[lr]), tried
+        best = rates.index(min(tried, key=lambda lr: tried[lr]))
+        beside = rates[max(best - 1, 0) : best + 2]
+        wanted = [lr for lr in wanted[1:] or beside if lr not in tried]
+    return rates[best], dict(sorted(tried.items()))
 
 
 def measured(
