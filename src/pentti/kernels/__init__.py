@@ -23,6 +23,30 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Hard locations all of whose literals the cue satisfies."""
 
+    def threshold_match(
+        self, input_MK: Tensor, n_inputs: int, cue_BW: Tensor, threshold_BL: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hard locations of whose inputs as many are active as their threshold asks."""
+
+    def input_counts(self, input_MK: Tensor, n_inputs: int, cue_BW: Tensor) -> Tensor:
+        """How many hard locations have how many active inputs."""
+
+    def add_beams(
+        self,
+        contents_MF: Tensor,
+        n_units: int,
+        locations: Tensor,
+        offsets: Tensor,
+        change_BU: Tensor,
+        ceiling: float,
+    ) -> None:
+        """Scatter: changes into contents that stay between 0 and a ceiling."""
+
+    def sum_beams(
+        self, contents_MF: Tensor, n_units: int, locations: Tensor, offsets: Tensor
+    ) -> Tensor:
+        """Gather: the sum of the contents that meet each unit."""
+
     def add_rows(
         self,
         contents_MU: Tensor,

@@ -15,13 +15,16 @@ from torch import Tensor
 
 from pentti.kernels import grids, loops, networks, orders, reference
 from pentti.kernels.buffers import ALIGNMENT, recycled
+from pentti.kernels.circuits_cpu import add_beams, input_counts, sum_beams, threshold_match
 from pentti.kernels.layout import LANES
 from pentti.kernels.threads import over_ranges
 
 __all__ = [
     "adagrad_rows",
+    "add_beams",
     "add_rows",
     "hamming_scan",
+    "input_counts",
     "literal_match",
     "majority_rows",
     "product_threshold",
@@ -32,7 +35,9 @@ __all__ = [
     "row_dots",
     "scatter_dense",
     "scatter_rows",
+    "sum_beams",
     "sum_rows",
+    "threshold_match",
 ]
 
 Array = npt.NDArray[Any]

@@ -29,8 +29,11 @@ __all__ = [
     "majority_of_counters",
     "match",
     "place",
+    "prefetch_to_read",
+    "prefetch_to_write",
     "read_backward",
     "read_weighted",
+    "saturating_add",
     "scan",
     "scatter_columns",
     "scatter_sorted",
@@ -195,10 +198,10 @@ def _emit_fence(typing_context: Any) -> Any:
     return types.void(), emit
 
 
-_prefetch_to_read = _prefetch(for_writing=False)
-_prefetch_to_write = _prefetch(for_writing=True)
+prefetch_to_read = _prefetch(for_writing=False)
+prefetch_to_write = _prefetch(for_writing=True)
 _fence: Any = _emit_fence
-_saturating_add: Any = _emit_saturating_add
+saturating_add: Any = _emit_saturating_add
 _stream: Any = _emit_stream
 trailing_zeros: Any = _emit_trailing_zeros
 _within_radius_1 = _within_radius(1)
@@ -274,10 +277,10 @@ def add_saturating(contents, low, high, locations, offsets, data):
         last = np.searchsorted(row, high)
         for i in range(np.searchsorted(row, low), last):
             if i + _AHEAD < last:
-                _prefetch_to_write(contents, row[i + _AHEAD])
+                prefetch_to_write(contents, row[i + _AHEAD])
             counters = contents[row[i]]
             for u in range(len(step)):
-                counters[u] = _saturating_add(counters[u], step[u])
+                counters[u] = saturating_add(counters[u], step[u])
 
 
 @compiled
@@ -323,7 +326,7 @@ def _sum_row(contents, row, partial, total):
         fours = start + (stop - start) // 4 * 4
         for i in range(start, fours, 4):
             for k in range(i + _AHEAD, min(i + _AHEAD + 4, stop)):
-                _prefetch_to_read(contents, row[k])
+                prefetch_to_read(contents, row[k])
             c0, c1 = contents[row[i]], contents[row[i + 1]]
             c2, c3 = contents[row[i + 2]], contents[row[i + 3]]
             for u in range(width):
@@ -381,7 +384,7 @@ def _fetch_ahead(contents, locations, b, k, high):
         if place >= n_rows:
             row, place = b + 1, ahead - n_rows
         if row < high and place < n_rows:
-            _prefetch_to_read(contents, locations[row, place])
+            prefetch_to_read(contents, locations[row, place])
 
 
 @reassociating
@@ -427,7 +430,7 @@ def read_backward(contents, rows, entry, starts, low, high, spread, past, weight
         total[:] = 0
         if r < len(rows) and (rows[r] == slot or not spread):
             if r + _AHEAD < len(rows):
-                _prefetch_to_read(contents, rows[r + _AHEAD])
+                prefetch_to_read(contents, rows[r + _AHEAD])
             row = contents[rows[r]]
             for e in range(starts[r], starts[r + 1]):
                 b = entry[e] // n_per_entry
@@ -476,7 +479,7 @@ def adagrad(table, sums, rows, low, high, gradient, lr, eps):
     zero = table.dtype.type(0)
     for r in range(low, high):
         if r + _AHEAD < high:
-            _prefetch_to_write(table, rows[r + _AHEAD])
+            prefetch_to_write(table, rows[r + _AHEAD])
         row, change = table[rows[r]], gradient[r]
         square = zero
         for d in range(width):

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from pentti import bits
+from pentti.kernels.blocks import BUDGET, in_blocks
+from pentti.kernels.circuits import add_beams, input_counts, sum_beams, threshold_match
 from pentti.kernels.layout import untiled
 
 __all__ = [
     "adagrad_rows",
+    "add_beams",
     "add_rows",
     "hamming_scan",
+    "input_counts",
     "literal_match",
     "majority_rows",
     "product_threshold",
@@ -26,10 +30,10 @@ __all__ = [
     "row_dots",
     "scatter_dense",
     "scatter_rows",
+    "sum_beams",
     "sum_rows",
+    "threshold_match",
 ]
-
-_BUDGET = 1 << 22  # numbers held at a time
 
 
 def hamming_scan(
@@ -50,10 +54,10 @@ def hamming_scan(
     del probability
     address_MW = untiled(tiles_TW8, n_locations)
 
-    def active(cue: Tensor, low: int, high: int) -> Tensor:
-        return bits.packed_distance(cue[:, None], address_MW[low:high]) <= radius
+    def active(cues: slice, low: int, high: int) -> Tensor:
+        return bits.packed_distance(cue_BW[cues, None], address_MW[low:high]) <= radius
 
-    return _in_blocks(active, cue_BW, n_locations, address_MW.shape[1])
+    return in_blocks(active, len(cue_BW), n_locations, address_MW.shape[1], cue_BW.device)
 
 
 def literal_match(literal_MK: Tensor, address_bits: int, cue_BW: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,10 +74,10 @@ def literal_match(literal_MK: Tensor, address_bits: int, cue_BW: Tensor) -> tupl
     cue_BN = bits.unpack(cue_BW, address_bits)
     satisfied = torch.stack((~cue_BN, cue_BN), dim=-1).flatten(1)
 
-    def active(rows: Tensor, low: int, high: int) -> Tensor:
-        return rows[:, literal_MK[low:high].long()].all(-1)
+    def active(cues: slice, low: int, high: int) -> Tensor:
+        return satisfied[cues][:, literal_MK[low:high].long()].all(-1)
 
-    return _in_blocks(active, satisfied, *literal_MK.shape)
+    return in_blocks(active, len(cue_BW), len(literal_MK), literal_MK.shape[1], cue_BW.device)
 
 
 def add_rows(
@@ -129,7 +133,7 @@ def sum_rows(
     n_rows, width = len(offsets) - 1, contents_MU.shape[1]
     sums = torch.zeros((n_rows, width), dtype=wide, device=contents_MU.device)
     rows = torch.arange(n_rows, device=offsets.device).repeat_interleave(offsets.diff())
-    step = max(1, _BUDGET // width)
+    step = max(1, BUDGET // width)
     for low in range(0, len(locations), step):
         entries = slice(low, low + step)
         part = contents_MU[locations[entries]].to(wide)
@@ -178,7 +182,7 @@ def product_top_k(scores_2RN: Tensor, k: int, ordered: bool = False) -> Tensor:
     n_rows, n = scores_2RN.shape[1:]
     kept = min(k, n)
     pairs = torch.empty((2, n_rows, k), dtype=torch.int64, device=scores_2RN.device)
-    step = max(1, _BUDGET // (kept * kept))
+    step = max(1, BUDGET // (kept * kept))
     for low in range(0, n_rows, step):
         rows = slice(low, low + step)
         best, order = scores_2RN[:, rows].sort(dim=-1, descending=True, stable=True)
@@ -203,14 +207,13 @@ def product_threshold(scores_2RN: Tensor, threshold: float) -> tuple[Tensor, Ten
     n_rows, n = scores_2RN.shape[1:]
     limit = torch.tensor(threshold, dtype=scores_2RN.dtype, device=scores_2RN.device)
 
-    def active(row: Tensor, low: int, high: int) -> Tensor:
-        location = torch.arange(low, high, device=row.device)
-        first, second = scores_2RN[:, row[:, 0]]
+    def active(rows: slice, low: int, high: int) -> Tensor:
+        location = torch.arange(low, high, device=scores_2RN.device)
+        first, second = scores_2RN[:, rows]
         sums: Tensor = first[:, location // n] + second[:, location % n]
         return sums >= limit
 
-    every_row = torch.arange(n_rows, device=scores_2RN.device)[:, None]
-    return _in_blocks(active, every_row, n * n, 1)
+    return in_blocks(active, n_rows, n * n, 1, scores_2RN.device)
 
 
 def read_rows(contents_MD: Tensor, locations_BK: Tensor, weights_BK: Tensor) -> Tensor:
@@ -275,7 +278,7 @@ def scatter_rows(locations_BK: Tensor, weights_BK: Tensor, x_BD: Tensor) -> tupl
     rows, row = locations_BK[batch, place].unique(return_inverse=True)
     weight = weights_BK[batch, place].to(wide)
     sums = torch.zeros((len(rows), x_BD.shape[1]), dtype=wide, device=x_BD.device)
-    step = max(1, _BUDGET // max(1, x_BD.shape[1]))
+    step = max(1, BUDGET // max(1, x_BD.shape[1]))
     for low in range(0, len(batch), step):
         some = slice(low, low + step)
         sums.index_add_(0, row[some], weight[some, None] * x_BD[batch[some]].to(wide))
@@ -350,7 +353,7 @@ def adagrad_rows(
         lr: Learning rate.
         eps: Added to the root, to divide by.
     """
-    step = max(1, _BUDGET // max(1, table_MD.shape[1]))
+    step = max(1, BUDGET // max(1, table_MD.shape[1]))
     for low in range(0, len(rows_R), step):
         rows, gradient = rows_R[low : low + step], gradient_RD[low : low + step].to(sums_M.dtype)
         sums = sums_M[rows] + gradient.square().mean(1)
@@ -361,25 +364,5 @@ def adagrad_rows(
 
 def _row_blocks(locations_BK: Tensor, width: int) -> list[slice]:
     n_rows, k = locations_BK.shape
-    step = max(1, _BUDGET // max(1, k * width))
+    step = max(1, BUDGET // max(1, k * width))
     return [slice(low, low + step) for low in range(0, n_rows, step)]
-
-
-def _in_blocks(active, cue, n_locations: int, width: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-    """CSR of ``active(cue, low, high)``, a boolean matrix, taken block by block."""
-    n_cues = len(cue)
-    step_M = min(n_locations, max(1, _BUDGET // width))
-    step_B = max(1, _BUDGET // (width * step_M))
-    row_parts, location_parts = [], []
-    for first in range(0, n_cues, step_B):
-        for low in range(0, n_locations, step_M):
-            block = active(cue[first : first + step_B], low, min(low + step_M, n_locations))
-            row, location = block.nonzero(as_tuple=True)
-            row_parts.append(row + first)
-            location_parts.append(location + low)
-    nothing = torch.zeros(0, dtype=torch.int64, device=cue.device)
-    rows, locations = torch.cat([nothing, *row_parts]), torch.cat([nothing, *location_parts])
-    order = rows.argsort(stable=True)
-    counts = torch.bincount(rows, minlength=n_cues)
-    offsets = torch.cat((nothing.new_zeros(1), counts.cumsum(0)))
-    return locations[order], offsets
